@@ -1,0 +1,53 @@
+"""The pipeline: lift, rewrite, codegen. Nothing else."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import keras
+
+from kito import plugins
+from kito.graph.codegen import codegen
+from kito.graph.lift import lift
+from kito.graph.rewrite import rewrite
+from kito.report import Report
+from kito.rule import Rule
+
+
+def optimize(
+    model: keras.Model,
+    rules: Sequence[str | Rule] | None = None,
+    *,
+    report: Report | None = None,
+) -> keras.Model:
+    """A new model that computes the same as the given one, faster.
+
+    Args:
+        model: a trained Keras 3 model; it is not changed.
+        rules: names of rules, rules, or both; None is the default set.
+        report: filled with what was done, and what was not and why.
+
+    Returns:
+        A plain Keras model: same inputs, outputs, names, dtypes and shapes.
+
+    Raises:
+        InputError: the model can't be optimized; the message says why and what to do.
+        UnknownRuleError: no rule has that name.
+        RuleError: a rule failed.
+    """
+    report = Report() if report is None else report
+    selected = plugins.select(rules)
+    graph = lift(model)
+    rewrite(graph, selected, report)
+    graph.verify()
+    return codegen(graph, report)
+
+
+def explain(model: keras.Model, rules: Sequence[str | Rule] | None = None) -> Report:
+    """What `optimize` would do to the model, without building the result.
+
+    Raises: what `optimize` raises.
+    """
+    report = Report()
+    rewrite(lift(model), plugins.select(rules), report)
+    return report

@@ -1,0 +1,29 @@
+"""What kito raises. Each message names the thing that is wrong and the remedy."""
+
+
+class KitoError(Exception):
+    """The base of all errors of kito."""
+
+
+class InputError(KitoError):
+    """The model, file or argument that was given can't be used."""
+
+
+class UnknownRuleError(KitoError, LookupError):
+    """There is no rule of that name."""
+
+
+class RuleDefinitionError(KitoError, TypeError):
+    """A rule was declared in a way that could never work."""
+
+
+class RuleError(KitoError):
+    """A rule raised, looped or returned something that can't take the place of its match."""
+
+
+class PluginError(KitoError):
+    """A plugin can't be used, or two plugins contradict each other."""
+
+
+class GraphError(KitoError):
+    """The graph is not a valid model: a defect of kito or of a rule."""

@@ -1,0 +1,205 @@
+"""Graph -> keras.Model.
+
+Layers that no rule touched are copied, weights included; new layers are built from their
+configuration and given their weights. A layer that Keras can't copy is shared with the source
+model. No initializer draws random numbers, and weights leave the graph as soon as they are in
+place, so that no second copy of them exists.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from typing import Any
+
+import keras
+
+from kito.errors import GraphError
+from kito.graph.ir import Graph, Layer, Node, Ref, Tensor
+from kito.graph.keras_internals import Functional, no_initializers, shell, sublayers
+from kito.graph.lift import keras_mask
+from kito.report import Report
+
+
+def codegen(graph: Graph, report: Report) -> keras.Model:
+    """Build the Keras model that a graph describes. The graph's new weights are used up.
+
+    Raises:
+        GraphError: a new layer does not accept its weights, or its output is not what it replaces.
+    """
+    return _Builder(report).model(graph)
+
+
+class _CannotCopyError(Exception):
+    """Keras can't make a second layer of a configuration."""
+
+
+class _Builder:
+    """Remembers what was built, so that a layer which is called twice is built once."""
+
+    def __init__(self, report: Report) -> None:
+        self.report = report
+        self.built: dict[Layer, keras.Operation] = {}
+
+    def model(self, graph: Graph) -> keras.Model:
+        tensors: dict[Ref, keras.KerasTensor] = {}
+        chain = graph.sequential and _is_chain(graph)
+        for node in graph:
+            if chain and node.args:
+                self.prepare(graph, node)
+            else:
+                self.call(node, tensors)
+        if chain:
+            return self.sequential(graph, tensors)
+        inputs = keras.tree.map_structure(tensors.__getitem__, graph.inputs)
+        outputs = keras.tree.map_structure(tensors.__getitem__, graph.outputs)
+        return Functional(inputs, outputs, name=graph.name, trainable=graph.trainable)
+
+    def call(self, node: Node, tensors: dict[Ref, keras.KerasTensor]) -> None:
+        """Call the node's layer on symbolic tensors, building it if this is its first call."""
+        if node.layer.cls is keras.layers.InputLayer:
+            outputs = keras.layers.InputLayer.from_config(dict(node.layer.config)).output
+        else:
+            args, kwargs = keras.tree.map_structure(
+                lambda leaf: tensors[leaf] if isinstance(leaf, Ref) else leaf,
+                (node.args, node.kwargs),
+            )
+            outputs = self.operation(node.layer, args, kwargs)
+        flat = keras.tree.flatten(outputs)
+        for index, (tensor, expected) in enumerate(zip(flat, node.outputs, strict=True)):
+            tensors[Ref(node.id, index)] = tensor
+            if node.layer.new_weights or node.layer.overrides:
+                _check_output(node.layer, tensor, expected)
+
+    def operation(self, layer: Layer, args: Any, kwargs: Any) -> Any:
+        if layer in self.built:
+            return self.built[layer](*args, **kwargs)
+        if layer.overrides or layer.new_weights:
+            first = keras.tree.flatten((args, kwargs))[0]
+            self.built[layer] = self.new(layer, first.shape)
+            return self.built[layer](*args, **kwargs)
+        if layer.graph is not None:
+            self.built[layer] = self.model(layer.graph)
+            return self.built[layer](*args, **kwargs)
+        if not isinstance(layer.source, keras.Layer):
+            self.built[layer] = shell(layer.source)  # keras.ops: no weights
+            return self.built[layer](*args, **kwargs)
+        try:
+            self.built[layer] = copy_structure(layer.source)
+            with no_initializers([self.built[layer]]):
+                outputs = self.built[layer](*args, **kwargs)
+            copy_state(layer.source, self.built[layer])
+        except Exception as error:
+            self.share(layer, error)
+            outputs = self.built[layer](*args, **kwargs)
+        return outputs
+
+    def share(self, layer: Layer, error: Exception) -> None:
+        """Use the source's own layer: it works, but is not a copy."""
+        self.built[layer] = shell(layer.source)
+        reason = str(error).strip().split("\n", 1)[0]
+        self.report.notes.append(
+            f"{layer.name} ({layer.cls.__name__}) is shared with the source model, because Keras "
+            f"can't copy it: {reason}"
+        )
+
+    def new(self, layer: Layer, shape: tuple[int | None, ...]) -> keras.Layer:
+        """A layer that a rule made, with its weights."""
+        operation = layer.cls.from_config(dict(layer.config))
+        with no_initializers([operation]):
+            operation.build(shape)
+        weights = dict(layer.new_weights)
+        for variable in operation.weights:
+            if variable.name not in weights or weights[variable.name].shape != variable.shape:
+                raise GraphError(
+                    f"{layer!r} needs the weight '{variable.name}' of shape {variable.shape}; the "
+                    f"rule that made it gave {[(n, w.shape) for n, w in weights.items()]}"
+                )
+            variable.assign(weights.pop(variable.name))
+        if weights:
+            raise GraphError(f"{layer!r} has no weights named {sorted(weights)}")
+        dict.clear(layer.new_weights)  # type: ignore[arg-type]
+        return operation
+
+    def prepare(self, graph: Graph, node: Node) -> None:
+        """Build a layer of a Sequential model, which will make the calls itself."""
+        layer = node.layer
+        if layer.overrides or layer.new_weights:
+            self.built[layer] = self.new(layer, graph.producer(node.refs[0]).output.shape)
+        elif layer.graph is not None:
+            self.built[layer] = self.model(layer.graph)
+        else:
+            try:
+                self.built[layer] = copy_structure(layer.source)
+            except Exception as error:
+                self.share(layer, error)
+
+    def sequential(self, graph: Graph, tensors: dict[Ref, keras.KerasTensor]) -> keras.Model:
+        nodes = [node for node in graph if node.args]
+        layers = [self.built[node.layer] for node in nodes]
+        with no_initializers(layers):
+            model = keras.Sequential([*tensors.values(), *layers], name=graph.name)
+        for node, layer in zip(nodes, layers, strict=True):
+            if not (node.layer.overrides or node.layer.graph or layer is node.layer.source):
+                copy_state(node.layer.source, layer)
+        model.trainable = graph.trainable
+        return model
+
+
+def _is_chain(graph: Graph) -> bool:
+    """Whether a `Sequential` can hold the graph: layers only, each called once on the last."""
+    nodes = list(graph)
+    return (
+        all(isinstance(node.layer.cls, type(keras.layers.Layer)) for node in nodes)
+        and len({node.layer for node in nodes}) == len(nodes)
+        and all(
+            node.args == (Ref(previous.id),) and not any(node.kwargs.values())
+            for previous, node in zip(nodes, nodes[1:], strict=False)
+        )
+    )
+
+
+def copy_structure(layer: keras.Layer) -> keras.Layer:
+    """A second layer of the same configuration, not yet built."""
+    try:
+        return type(layer).from_config(layer.get_config())
+    except Exception:
+        # Classes that nobody registered: those inside the layer are known all the same.
+        classes = {type(part).__name__: type(part) for part in sublayers(layer)}
+        with keras.saving.custom_object_scope(classes):
+            return type(layer).from_config(layer.get_config())
+
+
+def copy_state(source: keras.Layer, copy: keras.Layer) -> None:
+    """Give a copy the source's weights, and whatever else its class saves.
+
+    Raises:
+        _CannotCopyError: the copy was built differently.
+    """
+    pairs = list(zip(source.variables, copy.variables, strict=False))
+    if len(source.variables) != len(copy.variables) or any(
+        old.shape != new.shape or old.dtype != new.dtype for old, new in pairs
+    ):
+        raise _CannotCopyError("its configuration builds other weights")
+    for old, new in pairs:
+        new.assign(old)
+    for old_part, new_part in zip(sublayers(source), sublayers(copy), strict=True):
+        if _overrides(old_part, "load_assets"):
+            with tempfile.TemporaryDirectory() as folder:
+                old_part.save_assets(folder)
+                new_part.load_assets(folder)
+        if hasattr(new_part, "finalize_state"):
+            new_part.finalize_state()
+
+
+def _overrides(layer: keras.Layer, method: str) -> bool:
+    return getattr(type(layer), method, None) is not getattr(keras.Layer, method, None)
+
+
+def _check_output(layer: Layer, tensor: keras.KerasTensor, expected: Tensor) -> None:
+    if tuple(tensor.shape) != expected.shape or str(tensor.dtype) != expected.dtype:
+        raise GraphError(
+            f"{layer!r} returns {tensor.shape} {tensor.dtype} where the model had "
+            f"{expected.shape} {expected.dtype}"
+        )
+    if (keras_mask(tensor) is not None) != expected.masked:
+        raise GraphError(f"{layer!r} changed the mask of its tensor")

@@ -1,0 +1,279 @@
+"""The intermediate representation: a Keras model as a graph that rules can edit.
+
+Four nouns. A `Layer` is what Keras calls an operation: a class, its configuration and its weights.
+A `Node` is one call of a layer. A `Ref` is one tensor: an output of a node. A `Graph` holds the
+nodes of one model in a `networkx.MultiDiGraph`; a nested model is a layer that has a graph.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from typing import Any
+
+import keras
+import networkx as nx
+import numpy as np
+
+from kito.errors import GraphError
+
+# What training needs and inference does not: none of it says anything about rewritten weights.
+TRAINING_ONLY = ("regularizer", "constraint")
+
+
+@dataclass(frozen=True, slots=True)
+class Ref:
+    """One tensor of a graph: output number `index` of the node `node`."""
+
+    node: int
+    index: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Tensor:
+    """What is known of a tensor before the model runs.
+
+    `shape` has None for each dimension that is not known; `masked` says that Keras attaches a mask.
+    """
+
+    shape: tuple[int | None, ...]
+    dtype: str
+    masked: bool = False
+
+
+@dataclass(frozen=True, eq=False)
+class Layer:
+    """A class, its configuration and its weights; never changed, only replaced (see `evolve`).
+
+    Configuration entries and weights are read as attributes: `conv.strides`, `conv.kernel`. Weights
+    are numpy arrays, as the layer uses them: the kernel of a layer with LoRA is the merged one.
+    """
+
+    cls: type[keras.Operation]
+    name: str
+    source: keras.Operation | None = None
+    graph: Graph | None = None
+    overrides: Mapping[str, Any] = field(default_factory=dict)
+    new_weights: Mapping[str, np.ndarray] = field(default_factory=dict)
+
+    @cached_property
+    def config(self) -> dict[str, Any]:
+        """The configuration with which Keras builds the layer again, as `get_config` gives it."""
+        config = dict(self.source.get_config()) if self.source is not None else {}
+        return config | dict(self.overrides) | {"name": self.name}
+
+    @cached_property
+    def variables(self) -> dict[str, keras.Variable]:
+        """The variables of the layer that this one was lifted from, by name."""
+        variables = self.source.weights if isinstance(self.source, keras.Layer) else []
+        return {variable.name: variable for variable in variables}
+
+    @property
+    def weights(self) -> dict[str, np.ndarray]:
+        """All weights by name. The arrays must not be written to."""
+        return {name: self._weight(name) for name in [*self.variables, *self.new_weights]}
+
+    def _weight(self, name: str) -> np.ndarray:
+        if name in self.new_weights:
+            return self.new_weights[name]
+        variable = self.variables[name]
+        if name == "kernel" and getattr(self.source, "lora_enabled", False):
+            variable = self.source.kernel  # LoRA: the property merges what the variable does not
+        return np.asarray(keras.ops.convert_to_numpy(variable))
+
+    def __getattr__(self, name: str) -> Any:
+        if not name.startswith("_"):
+            if name in self.new_weights or name in self.variables:
+                return self._weight(name)
+            if name in self.config:
+                return self.config[name]
+        raise AttributeError(
+            f"{self.cls.__name__} '{self.name}' has no weight or configuration entry '{name}'"
+        )
+
+    @property
+    def parameters(self) -> int:
+        """The number of weights, those of nested layers included."""
+        if self.graph is not None:
+            layers = {node.layer for node in self.graph}
+            return sum(layer.parameters for layer in layers)
+        if self.source is not None and not self.new_weights:
+            return self.source.count_params() if isinstance(self.source, keras.Layer) else 0
+        return sum(weight.size for weight in self.new_weights.values())
+
+    def evolve(self, **changes: Any) -> Layer:
+        """This layer with some configuration entries and weights changed.
+
+        Weights are cast once, from whatever precision they were computed in, to the dtype of the
+        layer's variables. Regularizers and constraints, which only training reads, are dropped.
+
+        Raises:
+            TypeError: a name is neither a weight nor a configuration entry of the class.
+        """
+        entries = {name: value for name, value in changes.items() if name in self.config}
+        weights = {
+            name: self._weight(name)
+            for name in [*self.variables, *self.new_weights]
+            if name not in changes and not name.startswith("lora_")
+        }
+        for name in changes.keys() - entries.keys():
+            known = name in self.variables or f"{name}_initializer" in self.config
+            if not known:
+                raise TypeError(
+                    f"{self.cls.__name__} has no weight or configuration entry '{name}'"
+                )
+            weights[name] = np.asarray(changes[name]).astype(self._variable_dtype)
+        dropped = {
+            name: None
+            for name in self.config
+            if name.endswith(TRAINING_ONLY) or name.startswith("lora_")
+        }
+        return replace(
+            self, overrides={**self.overrides, **dropped, **entries}, new_weights=weights
+        )
+
+    @property
+    def _variable_dtype(self) -> np.dtype[Any]:
+        return np.dtype(keras.dtype_policies.get(self.config["dtype"]).variable_dtype)
+
+    def __repr__(self) -> str:
+        return f"{self.cls.__name__}({self.name})"
+
+
+@dataclass(frozen=True, eq=False)
+class Node:
+    """One call of a layer: `args` and `kwargs` are as Keras recorded them, with Refs for tensors.
+
+    What is not an attribute of the node is looked up on its layer, so that a rule reads
+    `conv.kernel` and `conv.output.shape` alike.
+    """
+
+    id: int
+    layer: Layer
+    args: tuple[Any, ...]
+    kwargs: dict[str, Any]
+    outputs: tuple[Tensor, ...]
+
+    @property
+    def output(self) -> Tensor:
+        """The first output; most layers have one only."""
+        return self.outputs[0]
+
+    @cached_property
+    def refs(self) -> tuple[Ref, ...]:
+        """The tensors that the call reads, in the order of its arguments, with repetitions."""
+        leaves = keras.tree.flatten((self.args, self.kwargs))
+        return tuple(leaf for leaf in leaves if isinstance(leaf, Ref))
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.layer, name)
+
+
+class Graph:
+    """The calls of one model: nodes in a directed graph, edges keyed by the argument they fill.
+
+    Attributes:
+        name: the model's name.
+        sequential: whether Keras held the model as a `Sequential`.
+        trainable: the model's flag of that name.
+        inputs, outputs: the model's structures, with a Ref for each tensor.
+        dag: the `networkx.MultiDiGraph`. A multigraph, for `Add()([x, x])` has two equal edges.
+    """
+
+    def __init__(self, name: str, *, sequential: bool = False, trainable: bool = True) -> None:
+        self.name = name
+        self.sequential = sequential
+        self.trainable = trainable
+        self.inputs: Any = []
+        self.outputs: Any = []
+        self.dag = nx.MultiDiGraph()
+        self._next = 0
+
+    def __getitem__(self, node_id: int) -> Node:
+        node: Node = self.dag.nodes[node_id]["node"]
+        return node
+
+    def __contains__(self, node_id: int) -> bool:
+        return node_id in self.dag and "node" in self.dag.nodes[node_id]
+
+    def __iter__(self) -> Iterator[Node]:
+        """The nodes in an order in which they can be computed, the same in every run."""
+        for node_id in nx.lexicographical_topological_sort(self.dag):
+            yield self[node_id]
+
+    def __len__(self) -> int:
+        return len(self.dag)
+
+    def new_id(self) -> int:
+        """A number that no node has."""
+        self._next += 1
+        return self._next - 1
+
+    def put(self, node: Node) -> None:
+        """Add the node, or let it take the place of the one with the same number."""
+        if node.id in self:
+            self.dag.remove_edges_from(list(self.dag.in_edges(node.id, keys=True)))
+        self.dag.add_node(node.id, node=node)
+        for slot, ref in enumerate(node.refs):
+            self.dag.add_edge(ref.node, node.id, key=slot)
+
+    def remove(self, node_id: int) -> None:
+        """Take out a node that nothing reads."""
+        self.dag.remove_node(node_id)
+
+    @property
+    def output_refs(self) -> list[Ref]:
+        """The flat list of the tensors that the model returns."""
+        return [ref for ref in keras.tree.flatten(self.outputs) if isinstance(ref, Ref)]
+
+    def producer(self, ref: Ref) -> Node:
+        """The call that computes a tensor."""
+        return self[ref.node]
+
+    def consumers(self, node_id: int) -> list[Node]:
+        """The calls that read an output of the node, one entry a use."""
+        return [self[reader] for _, reader, _ in self.dag.out_edges(node_id, keys=True)]
+
+    def verify_node(self, node: Node) -> None:
+        """Check one call: what it reads exists.
+
+        Raises:
+            GraphError: a Ref leads nowhere.
+        """
+        for ref in node.refs:
+            if ref.node not in self or ref.index >= len(self[ref.node].outputs):
+                raise GraphError(f"{node.layer} reads a tensor that nothing computes: {ref}")
+
+    def verify(self) -> None:
+        """Check the whole graph.
+
+        Raises:
+            GraphError: a Ref leads nowhere, there is a cycle, or two layers have one name.
+        """
+        if not nx.is_directed_acyclic_graph(self.dag):
+            raise GraphError(f"the graph of '{self.name}' has a cycle")
+        owners: dict[str, Layer] = {}
+        for node in self:
+            self.verify_node(node)
+            if owners.setdefault(node.layer.name, node.layer) is not node.layer:
+                raise GraphError(f"two layers of '{self.name}' have the name '{node.layer.name}'")
+        for ref in self.output_refs:
+            if ref.node not in self:
+                raise GraphError(f"'{self.name}' returns a tensor that nothing computes: {ref}")
+
+
+def walk(graph: Graph) -> Iterator[tuple[tuple[str, ...], Graph]]:
+    """The graph and all graphs nested in it, each once, with the path of names that leads there."""
+    seen: set[int] = set()
+    stack: list[tuple[tuple[str, ...], Graph]] = [((), graph)]
+    while stack:
+        path, current = stack.pop()
+        if id(current) in seen:
+            continue
+        seen.add(id(current))
+        yield path, current
+        nested = [node.layer for node in current if node.layer.graph is not None]
+        for layer in reversed(nested):
+            assert layer.graph is not None
+            stack.append(((*path, layer.name), layer.graph))

@@ -1,0 +1,72 @@
+"""BatchNormalization at inference is an affine map per channel.
+
+    scale = gamma / sqrt(moving_variance + epsilon)
+    shift = beta - moving_mean * scale
+    BatchNormalization(x) = scale * x + shift
+
+(Ioffe and Szegedy 2015, https://arxiv.org/abs/1502.03167, algorithm 2.) What precedes it and is
+linear in its kernel can take the scale into the kernel and the shift into the bias.
+"""
+
+from __future__ import annotations
+
+import keras
+import numpy as np
+from numpy.typing import NDArray
+
+from kito.rule import Decline, Node
+
+Float64 = NDArray[np.float64]
+
+
+def scale_and_shift(bn: Node) -> tuple[Float64, Float64]:
+    """The affine map that a BatchNormalization is at inference: two float64 vectors (channels,).
+
+    Raises:
+        Decline: the statistics don't give finite numbers.
+    """
+    mean = bn.moving_mean.astype(np.float64)
+    variance = bn.moving_variance.astype(np.float64)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        scale = 1 / np.sqrt(variance + bn.epsilon)
+    if bn.layer.config["scale"]:
+        scale = scale * bn.gamma.astype(np.float64)
+    shift = -mean * scale
+    if bn.center:
+        shift = shift + bn.beta.astype(np.float64)
+    if not (np.isfinite(scale).all() and np.isfinite(shift).all()):
+        raise Decline(f"the statistics of {bn.name} give a scale or shift that is not finite")
+    return scale, shift
+
+
+def foldable(bn: Node, after: Node, channel_axis: int) -> tuple[Float64, Float64]:
+    """The affine map of a BatchNormalization that the linear layer before it can take in.
+
+    Args:
+        channel_axis: the axis of the linear layer's output along which its filters lie.
+
+    Raises:
+        Decline: something not linear stands between, or the normalized axis is another one.
+    """
+    activation = after.layer.config.get("activation")
+    if keras.activations.get(activation) is not keras.activations.linear:
+        raise Decline(f"{after.name} applies its activation ({activation}) before {bn.name}")
+    rank = len(bn.output.shape)
+    if bn.axis % rank != channel_axis % rank:
+        raise Decline(
+            f"{bn.name} normalizes axis {bn.axis % rank}, the channels of {after.name} are axis "
+            f"{channel_axis % rank}"
+        )
+    if bn.output.dtype != after.output.dtype:
+        raise Decline(f"{bn.name} turns {after.output.dtype} into {bn.output.dtype}")
+    return scale_and_shift(bn)
+
+
+def channel_axis(conv: Node) -> int:
+    """The axis of the channels in the layout that a convolution was given."""
+    return 1 if conv.data_format == "channels_first" else -1
+
+
+def bias_of(linear: Node) -> Float64 | float:
+    """The bias of a linear layer, 0 if it has none."""
+    return linear.bias.astype(np.float64) if linear.use_bias else 0.0

@@ -1,0 +1,44 @@
+"""Random inputs that a model can take."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import keras
+import numpy as np
+
+from kito.graph.keras_internals import sublayers
+
+# What an unknown dimension becomes. Large enough for five poolings by two.
+UNKNOWN_SIZE = 64
+WORDS = ("convolution", "normalization", "kernel", "bias", "tensor")
+
+
+def random_inputs(model: keras.Model, batch_size: int = 2, seed: int = 0) -> Any:
+    """Inputs that fit the model's signature, in the structure of `model.input`.
+
+    Floats are drawn from the standard normal distribution, integers below the smallest vocabulary
+    of the model's Embedding layers, strings from a few words. Unknown dimensions become
+    `UNKNOWN_SIZE`; a fixed batch size stays as it is.
+
+    Returns:
+        numpy arrays with the dtypes of the model's inputs.
+    """
+    rng = np.random.default_rng(seed)
+    vocabularies = [
+        layer.input_dim for layer in sublayers(model) if isinstance(layer, keras.layers.Embedding)
+    ]
+
+    def draw(tensor: keras.KerasTensor) -> np.ndarray:
+        batch, *rest = tensor.shape or (1,)
+        shape = (batch or batch_size, *(size or UNKNOWN_SIZE for size in rest))
+        dtype = keras.backend.standardize_dtype(tensor.dtype)
+        if dtype == "string":
+            return rng.choice(WORDS, shape).astype(object)
+        if dtype == "bool":
+            return rng.random(shape) < 0.5
+        if "int" in dtype:
+            return rng.integers(0, min(vocabularies, default=2), shape).astype(dtype)
+        return rng.standard_normal(shape).astype(dtype)
+
+    return keras.tree.map_structure(draw, model.input)
