@@ -13,6 +13,14 @@ from kito.graph.rewrite import rewrite
 from kito.report import Report
 from kito.rule import Rule
 
+NORMALIZATION_RULES = (
+    "conv_batchnorm",
+    "conv_transpose_batchnorm",
+    "dense_batchnorm",
+    "depthwise_conv_batchnorm",
+    "separable_conv_batchnorm",
+)
+
 
 def optimize(
     model: keras.Model,
@@ -51,3 +59,18 @@ def explain(model: keras.Model, rules: Sequence[str | Rule] | None = None) -> Re
     report = Report()
     rewrite(lift(model), plugins.select(rules), report)
     return report
+
+
+def reduce_keras_model(model: keras.Model, verbose: bool = False) -> keras.Model:
+    """Fold normalizations only: the call of the original KITO, with its meaning.
+
+    Args:
+        verbose: print the report.
+
+    Raises: what `optimize` raises.
+    """
+    report = Report()
+    reduced = optimize(model, NORMALIZATION_RULES, report=report)
+    if verbose:
+        print(report)
+    return reduced
