@@ -7,7 +7,7 @@ from typing import Any
 import keras
 import numpy as np
 
-from kito.graph.keras_internals import sublayers
+from kito.graph.keras_internals import structures, sublayers
 
 # What an unknown dimension becomes. Large enough for five poolings by two.
 UNKNOWN_SIZE = 64
@@ -15,7 +15,7 @@ WORDS = ("convolution", "normalization", "kernel", "bias", "tensor")
 
 
 def random_inputs(model: keras.Model, batch_size: int = 2, seed: int = 0) -> Any:
-    """Inputs that fit the model's signature, in the structure of `model.input`.
+    """Inputs that fit the model's signature, in the structure that it takes.
 
     Floats are drawn from the standard normal distribution, integers below the smallest vocabulary
     of the model's Embedding layers, strings from a few words. Unknown dimensions become
@@ -41,4 +41,4 @@ def random_inputs(model: keras.Model, batch_size: int = 2, seed: int = 0) -> Any
             return rng.integers(0, min(vocabularies, default=2), shape).astype(dtype)
         return rng.standard_normal(shape).astype(dtype)
 
-    return keras.tree.map_structure(draw, model.input)
+    return keras.tree.map_structure(draw, structures(model)[0])

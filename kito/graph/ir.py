@@ -80,7 +80,7 @@ class Layer:
         variable = self.variables[name]
         if name == "kernel" and getattr(self.source, "lora_enabled", False):
             variable = self.source.kernel  # LoRA: the property merges what the variable does not
-        return np.asarray(keras.ops.convert_to_numpy(variable))
+        return to_numpy(variable)
 
     def __getattr__(self, name: str) -> Any:
         if not name.startswith("_"):
@@ -261,6 +261,11 @@ class Graph:
         for ref in self.output_refs:
             if ref.node not in self:
                 raise GraphError(f"'{self.name}' returns a tensor that nothing computes: {ref}")
+
+
+def to_numpy(value: Any) -> np.ndarray:
+    """A Keras variable or backend tensor as a numpy array."""
+    return np.asarray(keras.ops.convert_to_numpy(keras.ops.convert_to_tensor(value)))
 
 
 def walk(graph: Graph) -> Iterator[tuple[tuple[str, ...], Graph]]:

@@ -18,9 +18,19 @@ def is_graph_model(model: keras.Model) -> bool:
     return isinstance(model, Functional) and type(model).call is Functional.call
 
 
-def calls_in_order(functional: Any) -> list[Any]:
-    """The calls that a Functional model makes (keras.src.ops.node.Node), inputs first."""
-    by_depth = functional._nodes_by_depth
+def structures(model: keras.Model) -> tuple[Any, Any]:
+    """The model's inputs and outputs, nested as it takes and returns them, as KerasTensors."""
+    functional = _functional(model)
+    return functional.input, functional.output
+
+
+def _functional(model: keras.Model) -> Any:
+    return model._functional if isinstance(model, keras.Sequential) else model
+
+
+def calls_in_order(model: keras.Model) -> list[Any]:
+    """The calls that a model makes (keras.src.ops.node.Node), inputs first."""
+    by_depth = _functional(model)._nodes_by_depth
     return [call for depth in sorted(by_depth, reverse=True) for call in by_depth[depth]]
 
 

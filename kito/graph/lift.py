@@ -13,7 +13,7 @@ import keras
 
 from kito.errors import InputError
 from kito.graph.ir import Graph, Layer, Node, Ref, Tensor
-from kito.graph.keras_internals import Functional, calls_in_order, is_graph_model
+from kito.graph.keras_internals import Functional, calls_in_order, is_graph_model, structures
 
 
 def lift(model: keras.Model) -> Graph:
@@ -61,7 +61,6 @@ class _Lifter:
         self._layers: dict[int, Layer] = {}
 
     def graph(self, model: keras.Model) -> Graph:
-        functional = model._functional if isinstance(model, keras.Sequential) else model
         graph = Graph(
             model.name,
             sequential=isinstance(model, keras.Sequential),
@@ -72,10 +71,9 @@ class _Lifter:
         def to_ref(leaf: Any) -> Any:
             return refs[id(leaf)] if isinstance(leaf, keras.KerasTensor) else leaf
 
-        for call in calls_in_order(functional):
+        for call in calls_in_order(model):
             node_id = graph.new_id()
-            outputs = call.outputs
-            for index, tensor in enumerate(outputs):
+            for index, tensor in enumerate(call.outputs):
                 refs[id(tensor)] = Ref(node_id, index)
             graph.put(
                 Node(
@@ -83,11 +81,12 @@ class _Lifter:
                     layer=self.layer(call.operation),
                     args=keras.tree.map_structure(to_ref, tuple(call.arguments.args)),
                     kwargs=keras.tree.map_structure(to_ref, dict(call.arguments.kwargs)),
-                    outputs=tuple(_tensor(tensor) for tensor in outputs),
+                    outputs=tuple(_tensor(tensor) for tensor in call.outputs),
                 )
             )
-        graph.inputs = keras.tree.map_structure(to_ref, functional.input)
-        graph.outputs = keras.tree.map_structure(to_ref, functional.output)
+        inputs, outputs = structures(model)
+        graph.inputs = keras.tree.map_structure(to_ref, inputs)
+        graph.outputs = keras.tree.map_structure(to_ref, outputs)
         graph.verify()
         return graph
 

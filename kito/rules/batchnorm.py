@@ -57,6 +57,13 @@ def foldable(bn: Node, after: Node, channel_axis: int) -> tuple[Float64, Float64
             f"{bn.name} normalizes axis {bn.axis % rank}, the channels of {after.name} are axis "
             f"{channel_axis % rank}"
         )
+    if channel_axis == 1 and after.output.shape[-1] in (None, after.output.shape[1]):
+        # Keras 3.15 on TensorFlow adds a bias along the last axis if that is as long as the bias,
+        # also to channels_first tensors: there the bias can't do the work of the shift.
+        raise Decline(
+            f"{after.name} is channels_first and its last axis may be as long as its channels "
+            "are many; Keras on TensorFlow adds a bias along the wrong axis then"
+        )
     if bn.output.dtype != after.output.dtype:
         raise Decline(f"{bn.name} turns {after.output.dtype} into {bn.output.dtype}")
     return scale_and_shift(bn)

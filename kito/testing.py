@@ -1,0 +1,150 @@
+"""For the authors of rules: give a model telling weights, and check that a rule fires or declines.
+
+    def test_folds():
+        model = keras.Sequential([keras.Input((8, 8, 3)), Conv2D(4, 3), BatchNormalization()])
+        check_rewrites(model, [conv_batchnorm], times=1)
+
+Differences are measured against the largest output. The bounds are for small models: some ten
+layers, each of which may lose a few bits of the dtype.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import keras
+import numpy as np
+
+from kito.api import optimize
+from kito.compare import compare
+from kito.graph.ir import to_numpy
+from kito.graph.keras_internals import structures, sublayers
+from kito.report import Report
+from kito.rule import Rule
+
+TOLERANCES = {"float64": 1e-12, "float32": 1e-5, "float16": 2e-2, "bfloat16": 1e-1}
+
+
+def randomize(model: keras.Model, seed: int = 0) -> keras.Model:
+    """Give every weight of the model a random value, in place, and return the model.
+
+    Normalizations get statistics far from the identity (gamma negative for a third of the
+    channels, variances from 0.3 to 3): with fresh ones most mistakes would not show.
+    """
+    rng = np.random.default_rng(seed)
+    for layer in sublayers(model):
+        for variable in layer.trainable_variables + layer.non_trainable_variables:
+            if variable.path.count("seed_generator") or not _is_float(variable):
+                continue
+            variable.assign(_draw(rng, variable.name, tuple(variable.shape)))
+    return model
+
+
+def _is_float(variable: keras.Variable) -> bool:
+    return keras.backend.is_float_dtype(variable.dtype)
+
+
+def _draw(rng: np.random.Generator, name: str, shape: tuple[int, ...]) -> np.ndarray:
+    if name == "moving_variance":
+        return rng.uniform(0.3, 3.0, shape)
+    if name == "gamma":
+        return rng.uniform(0.5, 1.5, shape) * rng.choice([1, 1, -1], shape)
+    if name in ("beta", "moving_mean", "bias"):
+        return rng.normal(0, 0.5, shape)
+    # Glorot's scale, so that the signal keeps its size.
+    fan = np.prod(shape[:-1]) if len(shape) > 1 else 1
+    return rng.normal(0, 1, shape) / np.sqrt(max(fan, 1))
+
+
+def check_rewrites(
+    model: keras.Model,
+    rules: Sequence[str | Rule] | None = None,
+    *,
+    times: int | None = None,
+    tolerance: float | None = None,
+    seed: int = 0,
+) -> keras.Model:
+    """Assert that the rules fire, and that the result computes what the model computes.
+
+    Checked too: the result has the same outputs' names, shapes and dtypes, the model's weights are
+    untouched, and optimizing the result once more changes nothing.
+
+    Args:
+        times: how many calls must be rewritten; None is at least one.
+        tolerance: of the largest output; None is the bound for the least precise dtype that the
+            model computes in.
+
+    Returns:
+        The optimized model.
+
+    Raises:
+        AssertionError: with the figures.
+    """
+    randomize(model, seed)
+    before = [to_numpy(variable) for variable in model.variables]
+    report = Report()
+    fast = optimize(model, rules, report=report)
+    fired = sum(report.folded.values())
+    assert fired == times if times is not None else fired, (
+        f"{fired} calls were rewritten, not {times or 'at least one'}\n{report}"
+    )
+    check_equivalent(model, fast, tolerance=tolerance)
+    after = [to_numpy(variable) for variable in model.variables]
+    assert all(map(np.array_equal, before, after)), "the model's own weights were changed"
+    again = Report()
+    optimize(fast, rules, report=again)
+    assert not again.applied, f"optimizing the result rewrote it again\n{again}"
+    return fast
+
+
+def check_declines(
+    model: keras.Model,
+    rules: Sequence[str | Rule] | None = None,
+    *,
+    reason: str,
+    seed: int = 0,
+) -> keras.Model:
+    """Assert that the rules rewrite nothing, and that one declines with the given words.
+
+    Args:
+        reason: a part of the reason in the report.
+
+    Returns:
+        The model that `optimize` gave, which computes the same.
+
+    Raises:
+        AssertionError: with the report.
+    """
+    randomize(model, seed)
+    report = Report()
+    fast = optimize(model, rules, report=report)
+    assert not report.applied, f"something was rewritten\n{report}"
+    assert any(reason in declined.reason for declined in report.declined), (
+        f"nothing was declined because '{reason}'\n{report}"
+    )
+    check_equivalent(model, fast)
+    return fast
+
+
+def check_equivalent(
+    model: keras.Model, fast: keras.Model, *, tolerance: float | None = None
+) -> None:
+    """Assert that two models have the same outputs: structure, names, shapes, dtypes and values.
+
+    Raises:
+        AssertionError: with the figures.
+    """
+    if tolerance is None:
+        dtypes = {layer.compute_dtype for layer in sublayers(model)}
+        tolerance = max(TOLERANCES.get(str(dtype), 0.0) for dtype in dtypes)
+    for one, other in zip(model.outputs, fast.outputs, strict=True):
+        assert one.shape == other.shape, f"the shape {one.shape} became {other.shape}"
+        assert one.dtype == other.dtype, f"the dtype {one.dtype} became {other.dtype}"
+    keras.tree.assert_same_structure(
+        keras.tree.map_structure(lambda _: 0, structures(model)[1]),
+        keras.tree.map_structure(lambda _: 0, structures(fast)[1]),
+    )
+    if hasattr(model, "output_names"):
+        assert model.output_names == fast.output_names
+    figures = compare(model, fast, batch_size=2, repeats=1)
+    assert figures.relative <= tolerance, f"the outputs differ\n{figures}"

@@ -1,0 +1,19 @@
+"""Every test starts with Keras' own defaults, and in float64 where it does not say otherwise."""
+
+import os
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+
+import keras
+import pytest
+
+
+@pytest.fixture(autouse=True)
+def fresh_keras():
+    """Names and random numbers that do not depend on the tests before."""
+    keras.backend.clear_session()
+    keras.utils.set_random_seed(0)
+    keras.config.set_dtype_policy("float32")
+    keras.config.set_image_data_format("channels_last")
+    yield
+    keras.config.set_dtype_policy("float32")
