@@ -45,7 +45,7 @@ def optimize(
     """
     report = Report() if report is None else report
     selected = plugins.select(rules)
-    graph = lift(model)
+    graph = lift(model, anchors(selected), report)
     rewrite(graph, selected, report)
     graph.verify()
     return codegen(graph, report)
@@ -57,8 +57,14 @@ def explain(model: keras.Model, rules: Sequence[str | Rule] | None = None) -> Re
     Raises: what `optimize` raises.
     """
     report = Report()
-    rewrite(lift(model), plugins.select(rules), report)
+    selected = plugins.select(rules)
+    rewrite(lift(model, anchors(selected), report), selected, report)
     return report
+
+
+def anchors(rules: Sequence[Rule]) -> frozenset[type]:
+    """The classes at which any of the rules can match."""
+    return frozenset(cls for rule in rules for cls in rule.pattern.anchors)
 
 
 def reduce_keras_model(model: keras.Model, verbose: bool = False) -> keras.Model:

@@ -14,8 +14,14 @@ from typing import Any
 import keras
 
 from kito.errors import GraphError
-from kito.graph.ir import Graph, Layer, Node, Ref, Tensor
-from kito.graph.keras_internals import Functional, no_initializers, shell, sublayers
+from kito.graph.ir import Graph, Layer, Node, Ref, Tensor, is_rewritten
+from kito.graph.keras_internals import (
+    Functional,
+    is_graph_class,
+    no_initializers,
+    shell,
+    sublayers,
+)
 from kito.graph.lift import keras_mask
 from kito.report import Report
 
@@ -71,13 +77,20 @@ class _Builder:
                 _check_output(node.layer, tensor, expected)
 
     def operation(self, layer: Layer, args: Any, kwargs: Any) -> Any:
+        if _is_unfolded(layer):
+            # The layer was written in Python; the model in its place takes a list of tensors.
+            if layer not in self.built:
+                self.built[layer] = self.model(layer.graph)
+            leaves = keras.tree.flatten((args, kwargs))
+            tensors = [leaf for leaf in leaves if isinstance(leaf, keras.KerasTensor)]
+            return self.built[layer](tensors if len(tensors) > 1 else tensors[0])
         if layer in self.built:
             return self.built[layer](*args, **kwargs)
         if layer.overrides or layer.new_weights:
             first = keras.tree.flatten((args, kwargs))[0]
             self.built[layer] = self.new(layer, first.shape)
             return self.built[layer](*args, **kwargs)
-        if layer.graph is not None:
+        if layer.graph is not None and is_graph_class(layer.cls):
             self.built[layer] = self.model(layer.graph)
             return self.built[layer](*args, **kwargs)
         if not isinstance(layer.source, keras.Layer):
@@ -125,7 +138,7 @@ class _Builder:
         layer = node.layer
         if layer.overrides or layer.new_weights:
             self.built[layer] = self.new(layer, graph.producer(node.refs[0]).output.shape)
-        elif layer.graph is not None:
+        elif layer.graph is not None and (is_graph_class(layer.cls) or is_rewritten(layer)):
             self.built[layer] = self.model(layer.graph)
         else:
             try:
@@ -139,10 +152,15 @@ class _Builder:
         with no_initializers(layers):
             model = keras.Sequential([*tensors.values(), *layers], name=graph.name)
         for node, layer in zip(nodes, layers, strict=True):
-            if not (node.layer.overrides or node.layer.graph or layer is node.layer.source):
+            if type(layer) is node.layer.cls and not is_rewritten(node.layer):
                 copy_state(node.layer.source, layer)
         model.trainable = graph.trainable
         return model
+
+
+def _is_unfolded(layer: Layer) -> bool:
+    """Whether the calls inside a composite layer take its place: only where a rule gained by it."""
+    return layer.graph is not None and not is_graph_class(layer.cls) and is_rewritten(layer)
 
 
 def _is_chain(graph: Graph) -> bool:

@@ -178,6 +178,7 @@ class Graph:
         sequential: whether Keras held the model as a `Sequential`.
         trainable: the model's flag of that name.
         inputs, outputs: the model's structures, with a Ref for each tensor.
+        rewritten: whether a rule changed something here.
         dag: the `networkx.MultiDiGraph`. A multigraph, for `Add()([x, x])` has two equal edges.
     """
 
@@ -187,6 +188,7 @@ class Graph:
         self.trainable = trainable
         self.inputs: Any = []
         self.outputs: Any = []
+        self.rewritten = False
         self.dag = nx.MultiDiGraph()
         self._next = 0
 
@@ -261,6 +263,13 @@ class Graph:
         for ref in self.output_refs:
             if ref.node not in self:
                 raise GraphError(f"'{self.name}' returns a tensor that nothing computes: {ref}")
+
+
+def is_rewritten(layer: Layer) -> bool:
+    """Whether a rule made the layer, or changed something in its graph or a graph inside that."""
+    if layer.graph is None:
+        return bool(layer.overrides or layer.new_weights)
+    return any(graph.rewritten for _, graph in walk(layer.graph))
 
 
 def to_numpy(value: Any) -> np.ndarray:

@@ -9,13 +9,20 @@ from typing import Any
 
 import keras
 from keras.src.models.functional import Functional as Functional
+from keras.src.ops.function import Function as Function
 
 
-def is_graph_model(model: keras.Model) -> bool:
-    """Whether running the model is running its graph: built, and `call` not overridden."""
-    if isinstance(model, keras.Sequential):
-        return type(model).call is keras.Sequential.call and model._functional is not None
-    return isinstance(model, Functional) and type(model).call is Functional.call
+def is_graph_class(cls: type) -> bool:
+    """Whether running a model of the class is running its graph: `call` is not overridden."""
+    return (issubclass(cls, keras.Sequential) and cls.call is keras.Sequential.call) or (
+        issubclass(cls, Functional) and cls.call is Functional.call
+    )
+
+
+def is_graph_model(model: keras.Operation) -> bool:
+    """Whether running the model is running its graph, and the graph is there."""
+    unbuilt = isinstance(model, keras.Sequential) and model._functional is None
+    return is_graph_class(type(model)) and not unbuilt
 
 
 def structures(model: keras.Model) -> tuple[Any, Any]:
@@ -72,3 +79,34 @@ def no_initializers(layers: Iterable[keras.Operation]) -> Iterator[None]:
     finally:
         for part, name, value in replaced:
             vars(part)[name] = value
+
+
+@contextlib.contextmanager
+def untouched(layer: keras.Layer) -> Iterator[None]:
+    """Let a layer's `call` run on symbolic tensors, and leave no trace of that in the layer.
+
+    Raises:
+        StatefulCallError: on leaving, if the call changed a Python attribute (which is put back).
+    """
+    parts = sublayers(layer)
+    before = [dict(vars(part)) for part in parts]
+    calls = [(len(part._inbound_nodes), len(part._outbound_nodes)) for part in parts]
+    try:
+        yield
+    finally:
+        changed = []
+        for part, attributes, (inbound, outbound) in zip(parts, before, calls, strict=True):
+            del part._inbound_nodes[inbound:]
+            del part._outbound_nodes[outbound:]
+            now = vars(part)
+            for name in {*now, *attributes} - {"_called", "_parent_path"}:
+                if now.get(name, before) is not attributes.get(name, before):
+                    changed.append(f"{part.name}.{name}")
+            now.clear()
+            now.update(attributes)
+    if changed:
+        raise StatefulCallError(f"its call changes {', '.join(sorted(changed))}")
+
+
+class StatefulCallError(Exception):
+    """A layer's call has an effect on the layer."""

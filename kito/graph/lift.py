@@ -2,28 +2,42 @@
 
 A Functional model is already a graph of calls; this module copies that graph out of Keras, with
 Refs where Keras has KerasTensors. Layers and nested models that are called more than once are
-lifted once, so that sharing survives.
+lifted once, so that sharing survives. What is written as a Python class is traced (trace.py).
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import keras
 
 from kito.errors import InputError
-from kito.graph.ir import Graph, Layer, Node, Ref, Tensor
+from kito.graph.ir import Graph, Layer, Node, Ref, Tensor, walk
 from kito.graph.keras_internals import Functional, calls_in_order, is_graph_model, structures
+from kito.graph.trace import UntraceableError, is_composite, trace
+from kito.report import Report
 
 
-def lift(model: keras.Model) -> Graph:
+def lift(
+    model: keras.Model, anchors: frozenset[type] = frozenset(), report: Report | None = None
+) -> Graph:
     """Copy the structure of a model out of Keras; weights are not read.
+
+    Args:
+        anchors: the classes at which rules match. Layers and models written in Python that hold
+            one of these are traced.
+        report: is told which layers stay whole, and why.
 
     Raises:
         InputError: the object is not a Keras 3 model, or it is not built.
     """
     check_model(model)
-    return _Lifter().graph(model)
+    lifter = _Lifter(anchors, Report() if report is None else report)
+    graph = lifter.graph(model) if is_graph_model(model) else lifter.subclassed(model)
+    lifter.expand(graph)
+    return graph
 
 
 def check_model(model: object) -> None:
@@ -34,37 +48,35 @@ def check_model(model: object) -> None:
     """
     if not isinstance(model, keras.Model):
         kind = f"{type(model).__module__}.{type(model).__qualname__}"
-        if type(model).__module__.startswith(("tf_keras", "tensorflow.python.keras")) or any(
-            base.__module__.startswith("tf_keras") for base in type(model).__mro__
-        ):
+        if any(base.__module__.startswith(KERAS_2) for base in type(model).__mro__):
             raise InputError(
                 f"this is a tf_keras (Keras 2) model ({kind}). Save it as `.h5`, load that file "
                 "with Keras 3 (`keras.saving.load_model`), and optimize the result."
             )
         raise InputError(f"expected a keras.Model, got {kind}")
-    if not model.built:
+    if not model.built or (isinstance(model, keras.Sequential) and not is_graph_model(model)):
         raise InputError(
             f"the model '{model.name}' is not built: its input shapes are not known. Give it an "
             "`Input`, call `model.build(input_shape)`, or call it once on data."
         )
-    if not is_graph_model(model):
-        raise InputError(
-            f"the model '{model.name}' is a subclassed model ({type(model).__qualname__}): it has "
-            "no graph of layers. Rebuild it with the functional API."
-        )
+
+
+KERAS_2 = ("tf_keras", "tensorflow.python.keras")
 
 
 class _Lifter:
     """Remembers what was lifted, so that a shared layer stays one layer."""
 
-    def __init__(self) -> None:
+    def __init__(self, anchors: frozenset[type], report: Report) -> None:
+        self._anchors = anchors
+        self._report = report
         self._layers: dict[int, Layer] = {}
 
-    def graph(self, model: keras.Model) -> Graph:
+    def graph(self, model: Any, name: str | None = None) -> Graph:
         graph = Graph(
-            model.name,
+            name or model.name,
             sequential=isinstance(model, keras.Sequential),
-            trainable=model.trainable,
+            trainable=getattr(model, "trainable", True),
         )
         refs: dict[int, Ref] = {}
 
@@ -100,6 +112,118 @@ class _Lifter:
                 graph=self.graph(operation) if nested and is_graph_model(operation) else None,
             )
         return self._layers[id(operation)]
+
+    def expand(self, graph: Graph) -> None:
+        """Trace the composite layers of the graph, those inside them, and so on."""
+        tried: set[Layer] = set()
+        while True:
+            sites: dict[Layer, list[tuple[Graph, Node]]] = {}
+            for _, nested in walk(graph):
+                for node in nested:
+                    if node.layer.graph is None and node.layer not in tried:
+                        sites.setdefault(node.layer, []).append((nested, node))
+            tried.update(sites)
+            composites = [
+                layer for layer in sites if is_composite(layer.source, self._anchors)
+            ]
+            if not composites:
+                return
+            for layer in composites:
+                try:
+                    traced = replace(layer, graph=self.traced(layer, sites[layer]))
+                except UntraceableError as error:
+                    self._report.notes.append(
+                        f"{layer.name} ({layer.cls.__name__}) is kept whole: {error}"
+                    )
+                    continue
+                for nested, node in sites[layer]:
+                    nested.put(replace(node, layer=traced))
+
+    def traced(self, layer: Layer, sites: list[tuple[Graph, Node]]) -> Graph:
+        """The graph of a composite layer, which all its calls have in common.
+
+        Raises:
+            UntraceableError: there is none.
+        """
+        calls = {str(_signature(graph, node)): _signature(graph, node) for graph, node in sites}
+        if len(calls) > 1:
+            raise UntraceableError(f"it is called in {len(calls)} different ways")
+        ((args, kwargs),) = calls.values()
+        leaves = keras.tree.flatten((args, kwargs))
+        if any(leaf.masked for leaf in leaves if isinstance(leaf, Tensor)) or any(
+            output.masked for _, node in sites for output in node.outputs
+        ):
+            raise UntraceableError("a mask runs through it")
+        if kwargs.pop("training", None):
+            raise UntraceableError("it is called with training=True")
+        with trace(layer.source, args, kwargs) as function:
+            return self.graph(function, layer.name)
+
+    def subclassed(self, model: keras.Model) -> Graph:
+        """The graph of a model that is written as a class: traced, or as one layer.
+
+        Raises:
+            InputError: its inputs are not known, or are more than one argument.
+        """
+        reasons = []
+        for dynamic in (True, False):
+            inputs = _inputs_of(model, dynamic)
+            try:
+                with trace(model, (inputs,), {}) as function:
+                    graph = self.graph(function, model.name)
+                    leaves = keras.tree.flatten(graph.inputs)
+                    graph.inputs = keras.tree.pack_sequence_as(inputs, leaves)
+                    _name_inputs(graph)
+                    return graph
+            except UntraceableError as error:
+                reasons.append(str(error))
+        raise InputError(
+            f"the subclassed model '{model.name}' ({type(model).__qualname__}) has no graph of "
+            f"layers, and its `call` can't be traced: {reasons[-1]}. Rebuild it with the "
+            "functional API, or optimize the models inside it."
+        )
+
+
+def _signature(graph: Graph, node: Node) -> tuple[Any, dict[str, Any]]:
+    """The arguments of a call with the Tensors that are known of them."""
+    args, kwargs = keras.tree.map_structure(
+        lambda leaf: graph[leaf.node].outputs[leaf.index] if isinstance(leaf, Ref) else leaf,
+        (node.args, node.kwargs),
+    )
+    return args, kwargs
+
+
+def _inputs_of(model: keras.Model, dynamic: bool) -> Any:
+    """What a subclassed model was built for, with a batch of any size.
+
+    Args:
+        dynamic: let every dimension but the last be of any size.
+
+    Raises:
+        InputError: it takes more than one argument, or nothing is known of it.
+    """
+    shapes = (model.get_build_config() or {}).get("input_shape")
+    if shapes is None:
+        raise InputError(
+            f"the subclassed model '{model.name}' does not take its inputs as one argument (a "
+            "list or dict of tensors): a Functional model has no other signature"
+        )
+
+    def tensor(shape: Sequence[int | None]) -> Tensor:
+        _, *rest = shape
+        middle = [None] * len(rest[:-1]) if dynamic else rest[:-1]
+        return Tensor((None, *middle, *rest[-1:]), str(model.input_dtype))
+
+    return keras.tree.map_shape_structure(tensor, shapes)
+
+
+def _name_inputs(graph: Graph) -> None:
+    """Call the inputs of a dict as its keys: Keras finds them by name."""
+    for path, ref in keras.tree.flatten_with_path(graph.inputs):
+        if path and isinstance(path[-1], str):
+            node = graph[ref.node]
+            layer = replace(node.layer, name=path[-1])
+            graph.put(replace(node, layer=layer))
 
 
 def _tensor(tensor: keras.KerasTensor) -> Tensor:

@@ -212,6 +212,7 @@ class _Rewriter:
     def splice(self, graph: Graph, match: Match, layers: tuple[Layer, ...]) -> None:
         """Put calls of the layers where the match stands; the tail keeps its number, and so its
         readers."""
+        graph.rewritten = True
         head, tail = match.head, match.tail
         args, kwargs = head.args, head.kwargs
         for node in match.nodes:

@@ -1,0 +1,573 @@
+"""The command `kito`. Keras takes seconds to import; nothing here does so before it is needed."""
+
+# ruff: noqa: PLC0415 (so imports stand in the functions)
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+import json
+import logging
+import math
+import os
+import sys
+import textwrap
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from typing import TYPE_CHECKING, Any
+
+import click
+from rich.console import Console
+
+from kito.errors import GraphError, InputError, KitoError
+from kito.tables import Table
+
+if TYPE_CHECKING:
+    import keras
+
+    from kito.compare import Comparison
+    from kito.report import Report
+
+CHECK_BATCH = 4
+CHECK_REPEATS = 3
+# Rows of a table that are shown without --verbose.
+SHOWN = 20
+# The width of tables in files and pipes, which have none.
+WIDTH = 120
+
+
+class Failure(click.ClickException):
+    """Ends the command: one line on stderr and, with --json, one document on stdout."""
+
+    as_json = False
+
+    def __init__(self, message: str, document: dict[str, Any] | None = None) -> None:
+        super().__init__(" ".join(message.split()))
+        self.document = document or {}
+
+    def show(self, file: Any = None) -> None:
+        """Print the message; click calls this."""
+        if self.as_json:
+            print_json({"error": self.message} | self.document)
+        print(f"Error: {self.message}", file=file or sys.stderr)
+
+
+class ResultFailed(Failure):
+    """The result is not what it should be."""
+
+    exit_code = 1
+
+    def __init__(self, what: str, document: dict[str, Any] | None = None) -> None:
+        super().__init__(
+            f"the result failed its check: {what}. Nothing was written. Find the rule at fault "
+            "with --rules, and tell its author.",
+            document,
+        )
+
+
+class InputUnusable(Failure):
+    """The model, a rule, a module or a path can't be used."""
+
+    exit_code = 2
+
+
+class Interrupted(Failure):
+    """Ctrl-C, with the exit code that shells expect."""
+
+    exit_code = 128 + 2
+
+
+def split_names(
+    _context: click.Context, _parameter: click.Parameter, values: Sequence[str]
+) -> list[str] | None:
+    """The names in all values of an option, None without the option.
+
+    Raises:
+        BadParameter: the option is there, but no name.
+    """
+    names = [name.strip() for value in values for name in value.split(",") if name.strip()]
+    if values and not names:
+        raise click.BadParameter("give at least one name; `kito rules` lists them.")
+    return names or None
+
+
+Command = Callable[..., None]
+
+
+def model_options(command: Command) -> Command:
+    """The argument and the options of the commands that load a model."""
+    for decorate in (
+        click.option("--json", "as_json", is_flag=True, help="Print one JSON document on stdout."),
+        click.option("--verbose", is_flag=True, help="List every layer, not only their number."),
+        click.option(
+            "--import",
+            "modules",
+            metavar="MODULE",
+            multiple=True,
+            help="Import a module that registers custom objects; may be in the current folder.",
+        ),
+        click.option(
+            "--unsafe",
+            is_flag=True,
+            help="Load files with Python code in them (Lambda layers). It runs: trust the source.",
+        ),
+        click.option(
+            "--weights",
+            type=click.Choice(["imagenet"]),
+            help="Download these weights for a network; without, they are random.",
+        ),
+        click.option(
+            "--rules",
+            "--rule",
+            "rules",
+            metavar="NAME,...",
+            multiple=True,
+            callback=split_names,
+            help="Use these rules only; may be repeated. Default: see `kito rules`.",
+        ),
+        click.argument("model"),
+    ):
+        command = decorate(command)
+    return command
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(package_name="kito")
+@click.pass_context
+def main(context: click.Context) -> None:
+    r"""Make a trained Keras model compute the same, faster.
+
+    MODEL is a `.keras` or legacy `.h5` file, or the name of a network of keras.applications, such
+    as MobileNetV2.
+
+    \b
+    Exit codes:
+      0  done
+      1  the result failed its check; nothing was written
+      2  the input can't be used; nothing was written
+
+    An error is one line on stderr. With --json, stdout has exactly one document; that of an error
+    has the key "error". Only where the options themselves are wrong is stdout empty.
+    """
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    context.with_resource(warnings_in_one_line())
+
+
+@main.command()
+@click.option(
+    "-o", "--output", required=True, metavar="OUT.keras", help="The file to write, `.keras`."
+)
+@click.option("--force", is_flag=True, help="Overwrite OUT.keras.")
+@model_options
+def optimize(
+    model: str,
+    output: str,
+    force: bool,
+    rules: list[str] | None,
+    weights: str | None,
+    unsafe: bool,
+    modules: Sequence[str],
+    verbose: bool,
+    as_json: bool,
+) -> None:
+    """Write a faster MODEL that gives the same answers.
+
+    Both models run on random inputs, and the result is written only if their answers agree: to
+    1e-4 of the largest output in float32, 2e-2 in 16 bits, 1e-10 in float64.
+    """
+    with failures(as_json):
+        import_keras()
+        from kito import api
+        from kito.files import check_output_path, save_model
+        from kito.report import Report
+
+        check_output_path(output, force)
+        source = load(model, rules, weights, unsafe, modules)
+        report = Report()
+        with progress(f"optimizing {model}"):
+            result = api.optimize(source, rules, report=report)
+        with progress(f"checking the result against {model}"):
+            comparison = run_both(source, result)
+        document = {
+            "source": model,
+            "output": None,
+            "report": report.to_dict(),
+            "comparison": comparison.to_dict(),
+            "tolerance": tolerance(source),
+        }
+        check(comparison, tolerance(source), document)
+        with progress(f"writing {output}"):
+            save_model(result, output, force)
+    if as_json:
+        print_json(document | {"output": output})
+        return
+    print_tables([*report_tables(report, verbose), *comparison.tables()])
+    click.echo(f"{output} is written; its answers are those of {model}.")
+
+
+@main.command()
+@model_options
+def inspect(
+    model: str,
+    rules: list[str] | None,
+    weights: str | None,
+    unsafe: bool,
+    modules: Sequence[str],
+    verbose: bool,
+    as_json: bool,
+) -> None:
+    """Show what MODEL consists of, what would be rewritten, and what not and why."""
+    with failures(as_json):
+        import_keras()
+        from kito import api
+
+        source = load(model, rules, weights, unsafe, modules)
+        with progress(f"inspecting {model}"):
+            report = api.explain(source, rules)
+        description = describe(source)
+    if as_json:
+        print_json({"source": model, **description, "report": report.to_dict()})
+        return
+    click.echo(
+        f"{description['name']}: {description['class']}, {len(description['layers'])} layers, "
+        f"{description['parameters']:,} parameters\n"
+    )
+    print_tables([*description_tables(description, verbose), *report_tables(report, verbose)])
+
+
+@main.command("rules")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON document on stdout.")
+def list_rules(as_json: bool) -> None:
+    """List the rules, those of plugins included."""
+    with failures(as_json):
+        import_keras()
+        from kito import plugins
+
+        registry = plugins.registry()
+    if as_json:
+        rules = [
+            {
+                "name": name,
+                "summary": each.rule.summary,
+                "default": each.rule.default,
+                "origin": each.origin,
+            }
+            for name, each in registry.items()
+        ]
+        print_json({"rules": rules})
+        return
+    rows = [
+        (name, each.rule.summary, "yes" if each.rule.default else "no", each.origin)
+        for name, each in registry.items()
+    ]
+    print_tables([Table("rules", ("name", "summary", "default", "origin"), rows)])
+
+
+def load(
+    model: str,
+    rules: list[str] | None,
+    weights: str | None,
+    unsafe: bool,
+    modules: Sequence[str],
+) -> keras.Model:
+    """The model that the options describe; what is quickly checked is checked first.
+
+    Raises:
+        KitoError: a rule, a module or the model can't be used.
+    """
+    from kito import plugins
+    from kito.files import load_model
+
+    plugins.select(rules)
+    for module in modules:
+        import_module(module)
+    with progress(f"loading {model}"):
+        loaded = load_model(model, weights, unsafe)
+    if weights is None and not os.path.isfile(model):
+        warnings.warn(
+            f"{model} has random weights. Use --weights imagenet, or give a file.", stacklevel=2
+        )
+    return loaded
+
+
+def import_module(name: str) -> None:
+    """Import a module of the user, from the current folder too, as `python -m` does.
+
+    Raises:
+        InputError: it can't be imported.
+    """
+    if (folder := os.getcwd()) not in sys.path:
+        sys.path.insert(0, folder)
+    try:
+        importlib.import_module(name)
+    except (Exception, SystemExit) as error:
+        raise InputError(
+            f"the module '{name}' can't be imported: {type(error).__name__}: {error}. Give its "
+            "name as an import statement has it, of a module that is installed or in this folder."
+        ) from error
+
+
+def run_both(source: keras.Model, result: keras.Model) -> Comparison:
+    """Both models on the same random inputs.
+
+    Raises:
+        InputError: the source does not run on random inputs.
+        ResultFailed: the source does, the result does not.
+    """
+    from kito.compare import compare
+    from kito.samples import random_inputs
+
+    try:
+        inputs = random_inputs(source, CHECK_BATCH)
+        answer = source.predict_on_batch(inputs)
+    except Exception as error:
+        raise InputError(
+            f"the model '{source.name}' does not run on random inputs, so no result could be "
+            f"checked: {type(error).__name__}: {one_line(error)}. Use kito.optimize and "
+            "kito.compare in Python, with inputs of your own."
+        ) from error
+    warn_of_constant(answer, tolerance(source))
+    try:
+        return compare(source, result, inputs, repeats=CHECK_REPEATS)
+    except Exception as error:
+        raise ResultFailed(f"{type(error).__name__}: {one_line(error)}") from error
+
+
+def warn_of_constant(answer: Any, bound: float) -> None:
+    """Warn if a check on these answers would pass whatever the result computes.
+
+    So it is with a classifier of random weights: its softmax gives all classes the same.
+    """
+    import keras
+    import numpy as np
+
+    for output in map(np.asarray, keras.tree.flatten(answer)):
+        if output.dtype.kind == "f" and len(output) > 1:
+            values = output.astype(np.float64)
+            spread = float(np.max(np.ptp(values, axis=0), initial=0))
+            if spread <= bound * float(np.max(np.abs(values), initial=0)):
+                warnings.warn(
+                    "the check says little: an output is the same for all random inputs. Compare "
+                    "with inputs of your own (kito.compare in Python).",
+                    stacklevel=2,
+                )
+                return
+
+
+def one_line(error: BaseException) -> str:
+    """The first words of a message; those of TensorFlow run to pages."""
+    return textwrap.shorten(str(error), width=200, placeholder="...").rstrip(".")
+
+
+def check(comparison: Comparison, bound: float, document: dict[str, Any]) -> None:
+    """Refuse a result whose answers are not those of the source.
+
+    Raises:
+        ResultFailed: an output differs by more than the bound, or is not a number where it was one.
+    """
+    for output in comparison.outputs:
+        if not output.relative <= bound:  # so that a difference which is not a number fails
+            raise ResultFailed(
+                f"the output '{output.name}' differs by {output.relative:.1e} of its largest "
+                f"value, where {bound:.0e} is allowed",
+                document,
+            )
+
+
+def tolerance(model: keras.Model) -> float:
+    """How far an output may be off, as a part of its largest value.
+
+    A rewrite rounds differently, and the difference grows with depth. So the bound goes by the
+    coarsest dtype that the model computes in, and is far above the rounding error of one step:
+    2**-24 in float32, 2**-53 in float64. (bfloat16, with 2**-9, leaves little room.) A rewrite that
+    is wrong is off by far more.
+
+    Returns:
+        2e-2 for 16 bits, mixed precision included; 1e-4 for float32; 1e-10 for float64.
+    """
+    import keras
+
+    from kito.graph.keras_internals import sublayers
+
+    # Inputs and models compute nothing themselves; their dtype is the default one.
+    dtypes = {
+        str(layer.compute_dtype)
+        for layer in sublayers(model)
+        if not isinstance(layer, keras.Model | keras.layers.InputLayer)
+    }
+    if dtypes & {"float16", "bfloat16"}:
+        return 2e-2
+    if "float64" in dtypes and "float32" not in dtypes:
+        return 1e-10
+    return 1e-4
+
+
+def describe(model: keras.Model) -> dict[str, Any]:
+    """The name, inputs, outputs and layers of a model, as plain lists, dicts and numbers."""
+
+    def tensors(symbolic: Sequence[Any], names: Sequence[str] = ()) -> list[dict[str, Any]]:
+        names = names or [each.name for each in symbolic]
+        return [
+            {"name": name, "shape": list(each.shape), "dtype": str(each.dtype)}
+            for name, each in zip(names, symbolic, strict=True)
+        ]
+
+    return {
+        "name": model.name,
+        "class": type(model).__name__,
+        "parameters": model.count_params(),
+        "inputs": tensors(model.inputs),
+        # Keras names the outputs of a functional model after their layers; others have no names.
+        "outputs": tensors(model.outputs, getattr(model, "output_names", ())),
+        "layers": list(describe_layers(model)),
+    }
+
+
+def describe_layers(model: keras.Model, path: str = "") -> Iterator[dict[str, Any]]:
+    """The layers of a model; those of a nested model follow it."""
+    for layer in model.layers:
+        yield {
+            "name": path + layer.name,
+            "class": type(layer).__name__,
+            "parameters": layer.count_params() if layer.built else 0,
+            "dtype": str(layer.dtype_policy.name),
+        }
+        if hasattr(layer, "layers"):
+            yield from describe_layers(layer, f"{path}{layer.name}/")
+
+
+def description_tables(description: dict[str, Any], verbose: bool) -> list[Table]:
+    """What `inspect` shows of a model: its layers, or without `verbose` how many of each class."""
+    tensors = [
+        (kind, each["name"], str(tuple(each["shape"])), each["dtype"])
+        for kind in ("input", "output")
+        for each in description[f"{kind}s"]
+    ]
+    layers = description["layers"]
+    if verbose:
+        columns = ("layer", "class", "parameters", "dtype")
+        rows = [
+            (each["name"], each["class"], f"{each['parameters']:,}", each["dtype"])
+            for each in layers
+        ]
+    else:
+        columns = ("class", "layers", "parameters", "dtype")
+        rows = []
+        for kind in dict.fromkeys((each["class"], each["dtype"]) for each in layers):
+            counts = [e["parameters"] for e in layers if (e["class"], e["dtype"]) == kind]
+            rows.append((kind[0], str(len(counts)), f"{sum(counts):,}", kind[1]))
+    return [
+        Table("inputs and outputs", ("", "name", "shape", "dtype"), tensors),
+        Table("layers", columns, rows),
+    ]
+
+
+def report_tables(report: Report, verbose: bool) -> list[Table]:
+    """The report: each rewrite, or without `verbose` how many each rule made."""
+    if verbose:
+        return report.tables()
+    rows = [
+        (rule, str(count), f"{sum(e.parameters for e in report.applied if e.rule == rule):+,}")
+        for rule, count in report.folded.items()
+    ]
+    if not rows:
+        rows = [("nothing: no rule applies", "", "")]
+    _, *others = report.tables()
+    return [Table("rewritten", ("rule", "times", "parameters"), rows), *map(shortened, others)]
+
+
+def shortened(table: Table) -> Table:
+    """The first rows of a table, and how many there are more."""
+    if len(table.rows) <= SHOWN:
+        return table
+    more = (f"and {len(table.rows) - SHOWN} more: --verbose", *[""] * (len(table.columns) - 1))
+    return Table(table.title, table.columns, [*table.rows[:SHOWN], more])
+
+
+def print_tables(tables: Sequence[Table]) -> None:
+    """Print tables on stdout, as wide as the terminal."""
+    # Names and reasons are not markup, whatever brackets are in them.
+    console = Console(markup=False, emoji=False, width=None if sys.stdout.isatty() else WIDTH)
+    for table in tables:
+        console.print(table)
+
+
+def print_json(document: dict[str, Any]) -> None:
+    """Print one document on stdout; numbers that JSON does not have become null."""
+    click.echo(json.dumps(_finite(document), indent=2))
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _finite(each) for key, each in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(each) for each in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+@contextlib.contextmanager
+def failures(as_json: bool) -> Iterator[None]:
+    """Turn what the work raises into exit codes, and keep stdout free of what others print.
+
+    Raises:
+        Failure: in place of a KitoError, a Failure or Ctrl-C.
+    """
+    failure: Failure
+    try:
+        with contextlib.redirect_stdout(sys.stderr):
+            yield
+        return
+    except Failure as error:
+        failure = error
+    except GraphError as error:  # the result is not a valid model
+        failure = ResultFailed(str(error).rstrip("."))
+    except KitoError as error:
+        failure = InputUnusable(str(error))
+    except KeyboardInterrupt:
+        failure = Interrupted("interrupted; nothing was written")
+    failure.as_json = as_json
+    raise failure
+
+
+def progress(doing: str) -> contextlib.AbstractContextManager[Any]:
+    """A spinner on stderr while something is done, if somebody looks at it."""
+    return Console(stderr=True, quiet=not sys.stderr.isatty(), markup=False).status(f"{doing} ...")
+
+
+@contextlib.contextmanager
+def warnings_in_one_line() -> Iterator[None]:
+    """Show warnings as lines for users, without the place in the code that they come from."""
+
+    def show(message: Warning | str, *_: Any, **__: Any) -> None:
+        print(f"Warning: {' '.join(str(message).split())}", file=sys.stderr)
+
+    with warnings.catch_warnings():
+        warnings.showwarning = show
+        yield
+
+
+def import_keras() -> None:
+    """Import Keras without the noise that TensorFlow makes."""
+    if "keras" not in sys.modules:
+        with native_stderr_closed():
+            import keras  # noqa: F401
+    # Both log, as warnings, what concerns only those who train or save a model themselves.
+    for name in ("absl", "tensorflow"):
+        logging.getLogger(name).setLevel(logging.ERROR)
+
+
+@contextlib.contextmanager
+def native_stderr_closed() -> Iterator[None]:
+    """Drop what is written to file descriptor 2.
+
+    TensorFlow's C++ code writes there while it is imported, before its log level is in force.
+    """
+    sys.stderr.flush()
+    kept = os.dup(2)
+    try:
+        with open(os.devnull, "w") as nowhere:
+            os.dup2(nowhere.fileno(), 2)
+        yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
