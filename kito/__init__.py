@@ -1,18 +1,25 @@
-"""kito: make a trained Keras model compute the same, faster."""
+"""kito: make a trained Keras model compute the same, faster.
 
-from kito.api import explain, optimize, reduce_keras_model
-from kito.compare import Comparison, compare, compare_two_models_results
-from kito.errors import (
-    GraphError,
-    InputError,
-    KitoError,
-    PluginError,
-    RuleDefinitionError,
-    RuleError,
-    UnknownRuleError,
-)
-from kito.report import Report
-from kito.rule import Decline, Layer, Node, Rule, chain, hookimpl, rule
+Keras is imported when a name is first used, so that `kito --help` does not wait for it.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from kito.api import explain, optimize, reduce_keras_model
+    from kito.comparison import Comparison, compare, compare_two_models_results
+    from kito.definition import Decline, Layer, Node, Rule, chain, hookimpl, rule
+    from kito.errors import (
+        GraphError,
+        InputError,
+        KitoError,
+        PluginError,
+        RuleDefinitionError,
+        RuleError,
+        UnknownRuleError,
+    )
+    from kito.report import Report
 
 __all__ = [
     "Comparison",
@@ -37,3 +44,13 @@ __all__ = [
     "reduce_keras_model",
     "rule",
 ]
+
+_MODULES = ("kito.api", "kito.comparison", "kito.definition", "kito.errors", "kito.report")
+
+
+def __getattr__(name: str) -> object:
+    if name in __all__:
+        for module in map(import_module, _MODULES):
+            if hasattr(module, name):
+                return getattr(module, name)
+    raise AttributeError(f"module 'kito' has no attribute '{name}'")

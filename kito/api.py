@@ -11,7 +11,7 @@ from kito.graph.codegen import codegen
 from kito.graph.lift import lift
 from kito.graph.rewrite import rewrite
 from kito.report import Report
-from kito.rule import Rule
+from kito.definition import Rule
 
 NORMALIZATION_RULES = (
     "conv_batchnorm",

@@ -25,7 +25,7 @@ from kito.tables import Table
 if TYPE_CHECKING:
     import keras
 
-    from kito.compare import Comparison
+    from kito.comparison import Comparison
     from kito.report import Report
 
 CHECK_BATCH = 4
@@ -314,7 +314,7 @@ def run_both(source: keras.Model, result: keras.Model) -> Comparison:
         InputError: the source does not run on random inputs.
         ResultFailed: the source does, the result does not.
     """
-    from kito.compare import compare
+    from kito.comparison import compare
     from kito.samples import random_inputs
 
     try:

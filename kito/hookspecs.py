@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 import pluggy
 
-from kito.rule import Rule
+from kito.definition import Rule
 
 hookspec = pluggy.HookspecMarker("kito")
 

@@ -13,7 +13,7 @@ import pluggy
 
 from kito import hookspecs
 from kito.errors import PluginError, UnknownRuleError
-from kito.rule import Rule
+from kito.definition import Rule
 
 GROUP = "kito"
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from rich import box
 from rich.console import Console
 from rich.table import Table as RichTable
+from rich.text import Text
 
 
 @dataclass(frozen=True)
@@ -23,13 +24,13 @@ class Table:
         for column in self.columns:
             table.add_column(column, overflow="fold")
         for row in self.rows:
-            table.add_row(*row)
+            table.add_row(*map(Text, row))  # not markup: names may have brackets
         return table
 
 
 def render(tables: Iterable[Table], width: int = 120) -> str:
     """The tables as plain text of at most `width` columns."""
-    console = Console(width=width, color_system=None)
+    console = Console(width=width, color_system=None, markup=False, highlight=False)
     with console.capture() as capture:
         for table in tables:
             console.print(table)

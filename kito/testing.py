@@ -16,11 +16,11 @@ import keras
 import numpy as np
 
 from kito.api import optimize
-from kito.compare import compare
+from kito.comparison import compare
 from kito.graph.ir import to_numpy
 from kito.graph.keras_internals import structures, sublayers
 from kito.report import Report
-from kito.rule import Rule
+from kito.definition import Rule
 
 TOLERANCES = {"float64": 1e-12, "float32": 1e-5, "float16": 2e-2, "bfloat16": 1e-1}
 

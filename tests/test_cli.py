@@ -355,8 +355,7 @@ def test_a_result_that_does_not_run(saved, monkeypatch):
     def fail(*_args, **_kwargs):
         raise RuntimeError("no such kernel")
 
-    # `kito.compare` is the function; the module of that name is found where modules are.
-    monkeypatch.setattr(sys.modules["kito.compare"], "compare", fail)
+    monkeypatch.setattr(sys.modules["kito.comparison"], "compare", fail)
     result = kito("optimize", "m.keras", "-o", "out.keras")
     assert_refused(result, "RuntimeError: no such kernel", exit_code=RESULT_FAILED)
     assert os.listdir() == ["m.keras"]

@@ -28,7 +28,7 @@ def is_graph_model(model: keras.Operation) -> bool:
 def structures(model: keras.Model) -> tuple[Any, Any]:
     """The model's inputs and outputs, nested as it takes and returns them, as KerasTensors."""
     functional = _functional(model)
-    return functional.input, functional.output
+    return functional._inputs_struct, functional._outputs_struct
 
 
 def _functional(model: keras.Model) -> Any:

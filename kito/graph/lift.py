@@ -214,7 +214,18 @@ def _inputs_of(model: keras.Model, dynamic: bool) -> Any:
         middle = [None] * len(rest[:-1]) if dynamic else rest[:-1]
         return Tensor((None, *middle, *rest[-1:]), str(model.input_dtype))
 
-    return keras.tree.map_shape_structure(tensor, shapes)
+    return _plain(keras.tree.map_shape_structure(tensor, shapes))
+
+
+def _plain(structure: Any) -> Any:
+    """The structure in Python's own containers, where Keras has its tracked ones."""
+    if isinstance(structure, dict):
+        return {key: _plain(value) for key, value in structure.items()}
+    if isinstance(structure, tuple):
+        return tuple(map(_plain, structure))
+    if isinstance(structure, list):
+        return list(map(_plain, structure))
+    return structure
 
 
 def _name_inputs(graph: Graph) -> None:

@@ -17,7 +17,7 @@ import numpy as np
 from kito.errors import RuleError
 from kito.graph.ir import Graph, Layer, Node, Ref, Tensor, walk
 from kito.report import Applied, Declined, Report
-from kito.rule import Decline, Match, Rule
+from kito.definition import Decline, Match, Rule
 
 # A rewrite leaves its tail in place, so a rule that loops comes back to the same call.
 MAX_REWRITES_OF_A_CALL = 100

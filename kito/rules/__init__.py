@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from kito.rule import Rule, hookimpl
+from kito.definition import Rule, hookimpl
 from kito.rules import conv, conv_transpose, dense, depthwise, separable
 
 

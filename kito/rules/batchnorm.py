@@ -14,7 +14,7 @@ import keras
 import numpy as np
 from numpy.typing import NDArray
 
-from kito.rule import Decline, Node
+from kito.definition import Decline, Node
 
 Float64 = NDArray[np.float64]
 

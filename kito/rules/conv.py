@@ -8,7 +8,7 @@ number of groups; the kernel's last axis is the filter:
 
 from keras.layers import BatchNormalization, Conv1D, Conv2D, Conv3D
 
-from kito.rule import Layer, Node, chain, rule
+from kito.definition import Layer, Node, chain, rule
 from kito.rules.batchnorm import bias_of, channel_axis, foldable
 
 

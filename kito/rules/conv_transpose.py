@@ -9,7 +9,7 @@ channels): the filter is the last axis but one.
 
 from keras.layers import BatchNormalization, Conv1DTranspose, Conv2DTranspose, Conv3DTranspose
 
-from kito.rule import Layer, Node, chain, rule
+from kito.definition import Layer, Node, chain, rule
 from kito.rules.batchnorm import bias_of, channel_axis, foldable
 
 

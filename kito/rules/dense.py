@@ -7,7 +7,7 @@ A Dense layer acts on the last axis of its input, of any rank; the kernel is (in
 
 from keras.layers import BatchNormalization, Dense
 
-from kito.rule import Layer, Node, chain, rule
+from kito.definition import Layer, Node, chain, rule
 from kito.rules.batchnorm import bias_of, foldable
 
 

@@ -7,7 +7,7 @@ has the shape of the kernel's last two axes.
 
 from keras.layers import BatchNormalization, DepthwiseConv1D, DepthwiseConv2D
 
-from kito.rule import Layer, Node, chain, rule
+from kito.definition import Layer, Node, chain, rule
 from kito.rules.batchnorm import bias_of, channel_axis, foldable
 
 

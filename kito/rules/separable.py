@@ -9,7 +9,7 @@ the pointwise kernel is the filter:
 
 from keras.layers import BatchNormalization, SeparableConv1D, SeparableConv2D
 
-from kito.rule import Layer, Node, chain, rule
+from kito.definition import Layer, Node, chain, rule
 from kito.rules.batchnorm import bias_of, channel_axis, foldable
 
 

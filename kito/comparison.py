@@ -52,8 +52,8 @@ class Comparison:
 
     @property
     def relative(self) -> float:
-        """The largest relative difference of all outputs."""
-        return max(output.relative for output in self.outputs)
+        """The largest relative difference of all outputs; not a number if one of them is that."""
+        return float(np.max([output.relative for output in self.outputs]))
 
     @property
     def speedup(self) -> float:
