@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import keras
 
 from kito import plugins
-from kito.graph.codegen import codegen
+from kito.graph.codegen import codegen, copy_compile_state
 from kito.graph.lift import lift
 from kito.graph.rewrite import rewrite
 from kito.report import Report
@@ -48,7 +48,9 @@ def optimize(
     graph = lift(model, anchors(selected), report)
     rewrite(graph, selected, report)
     graph.verify()
-    return codegen(graph, report)
+    fast = codegen(graph, report)
+    copy_compile_state(model, fast, report)
+    return fast
 
 
 def explain(model: keras.Model, rules: Sequence[str | Rule] | None = None) -> Report:

@@ -18,11 +18,11 @@ from kito.graph.ir import Graph, Layer, Node, Ref, Tensor, is_rewritten
 from kito.graph.keras_internals import (
     Functional,
     is_graph_class,
+    keras_mask,
     no_initializers,
     shell,
     sublayers,
 )
-from kito.graph.lift import keras_mask
 from kito.report import Report
 
 
@@ -35,6 +35,21 @@ def codegen(graph: Graph, report: Report) -> keras.Model:
     return _Builder(report).model(graph)
 
 
+def copy_compile_state(model: keras.Model, fast: keras.Model, report: Report) -> None:
+    """Compile the new model as the source was, so that `evaluate` works as before.
+
+    The optimizer gets no state: that would be as large as the weights, or twice that.
+    """
+    if not getattr(model, "compiled", False):
+        return
+    try:
+        config = keras.saving.deserialize_keras_object(model.get_compile_config())
+        fast.compile(**config)
+    except Exception as error:
+        reason = str(error).strip().split("\n", 1)[0]
+        report.notes.append(f"the result is not compiled, call `compile` again: {reason}")
+
+
 class _CannotCopyError(Exception):
     """Keras can't make a second layer of a configuration."""
 
@@ -45,8 +60,15 @@ class _Builder:
     def __init__(self, report: Report) -> None:
         self.report = report
         self.built: dict[Layer, keras.Operation] = {}
+        self.models: dict[int, keras.Model] = {}
 
     def model(self, graph: Graph) -> keras.Model:
+        """The model of a graph; layers that have one graph share one model."""
+        if id(graph) not in self.models:
+            self.models[id(graph)] = self.new_model(graph)
+        return self.models[id(graph)]
+
+    def new_model(self, graph: Graph) -> keras.Model:
         tensors: dict[Ref, keras.KerasTensor] = {}
         chain = graph.sequential and _is_chain(graph)
         for node in graph:
@@ -77,34 +99,40 @@ class _Builder:
                 _check_output(node.layer, tensor, expected)
 
     def operation(self, layer: Layer, args: Any, kwargs: Any) -> Any:
+        """The result of calling the layer, which is built if this is its first call."""
         if _is_unfolded(layer):
             # The layer was written in Python; the model in its place takes a list of tensors.
-            if layer not in self.built:
-                self.built[layer] = self.model(layer.graph)
             leaves = keras.tree.flatten((args, kwargs))
             tensors = [leaf for leaf in leaves if isinstance(leaf, keras.KerasTensor)]
-            return self.built[layer](tensors if len(tensors) > 1 else tensors[0])
-        if layer in self.built:
-            return self.built[layer](*args, **kwargs)
+            return self.model(layer.graph)(tensors if len(tensors) > 1 else tensors[0])
+        if layer not in self.built and _is_copied(layer):
+            return self.copy(layer, args, kwargs)
+        if layer not in self.built:
+            self.built[layer] = self.make(layer, keras.tree.flatten((args, kwargs))[0].shape)
+        return self.built[layer](*args, **kwargs)
+
+    def make(self, layer: Layer, shape: tuple[int | None, ...]) -> keras.Operation:
+        """What stands for a layer that is not a plain copy of the source's."""
         if layer.overrides or layer.new_weights:
-            first = keras.tree.flatten((args, kwargs))[0]
-            self.built[layer] = self.new(layer, first.shape)
-            return self.built[layer](*args, **kwargs)
-        if layer.graph is not None and is_graph_class(layer.cls):
-            self.built[layer] = self.model(layer.graph)
-            return self.built[layer](*args, **kwargs)
-        if not isinstance(layer.source, keras.Layer):
-            self.built[layer] = shell(layer.source)  # keras.ops: no weights
-            return self.built[layer](*args, **kwargs)
+            return self.new(layer, shape)
+        if layer.cls is keras.layers.TimeDistributed:
+            config = dict(layer.config) | {"layer": self.model(layer.graph)}
+            return keras.layers.TimeDistributed(**config)
+        if layer.graph is not None:
+            return self.model(layer.graph)
+        return shell(layer.source)  # keras.ops: no weights
+
+    def copy(self, layer: Layer, args: Any, kwargs: Any) -> Any:
+        """Copy a layer of the source, call it, which builds it, and give it its weights."""
         try:
             self.built[layer] = copy_structure(layer.source)
             with no_initializers([self.built[layer]]):
                 outputs = self.built[layer](*args, **kwargs)
             copy_state(layer.source, self.built[layer])
+            return outputs
         except Exception as error:
             self.share(layer, error)
-            outputs = self.built[layer](*args, **kwargs)
-        return outputs
+            return self.built[layer](*args, **kwargs)
 
     def share(self, layer: Layer, error: Exception) -> None:
         """Use the source's own layer: it works, but is not a copy."""
@@ -136,31 +164,42 @@ class _Builder:
     def prepare(self, graph: Graph, node: Node) -> None:
         """Build a layer of a Sequential model, which will make the calls itself."""
         layer = node.layer
-        if layer.overrides or layer.new_weights:
-            self.built[layer] = self.new(layer, graph.producer(node.refs[0]).output.shape)
-        elif layer.graph is not None and (is_graph_class(layer.cls) or is_rewritten(layer)):
-            self.built[layer] = self.model(layer.graph)
-        else:
-            try:
-                self.built[layer] = copy_structure(layer.source)
-            except Exception as error:
-                self.share(layer, error)
+        if not _is_copied(layer):
+            self.built[layer] = self.make(layer, graph.producer(node.refs[0]).output.shape)
+            return
+        try:
+            copy = copy_structure(layer.source)
+            with no_initializers([copy]):
+                copy.build_from_config(layer.source.get_build_config())
+            copy_state(layer.source, copy)
+            self.built[layer] = copy
+        except Exception as error:
+            self.share(layer, error)
 
     def sequential(self, graph: Graph, tensors: dict[Ref, keras.KerasTensor]) -> keras.Model:
         nodes = [node for node in graph if node.args]
         layers = [self.built[node.layer] for node in nodes]
-        with no_initializers(layers):
-            model = keras.Sequential([*tensors.values(), *layers], name=graph.name)
+        model = keras.Sequential([*tensors.values(), *layers], name=graph.name)
         for node, layer in zip(nodes, layers, strict=True):
-            if type(layer) is node.layer.cls and not is_rewritten(node.layer):
-                copy_state(node.layer.source, layer)
+            if node.layer.overrides or node.layer.new_weights:
+                _check_output(node.layer, layer.output, node.output)
         model.trainable = graph.trainable
         return model
 
 
 def _is_unfolded(layer: Layer) -> bool:
     """Whether the calls inside a composite layer take its place: only where a rule gained by it."""
-    return layer.graph is not None and not is_graph_class(layer.cls) and is_rewritten(layer)
+    known = is_graph_class(layer.cls) or layer.cls is keras.layers.TimeDistributed
+    return layer.graph is not None and not known and is_rewritten(layer)
+
+
+def _is_copied(layer: Layer) -> bool:
+    """Whether the source's layer is copied as it is: a layer that no rule touched."""
+    return (
+        isinstance(layer.source, keras.Layer)
+        and not is_graph_class(layer.cls)
+        and not is_rewritten(layer)
+    )
 
 
 def _is_chain(graph: Graph) -> bool:

@@ -66,8 +66,9 @@ class Layer:
     @cached_property
     def variables(self) -> dict[str, keras.Variable]:
         """The variables of the layer that this one was lifted from, by name."""
-        variables = self.source.weights if isinstance(self.source, keras.Layer) else []
-        return {variable.name: variable for variable in variables}
+        if self.new_weights or not isinstance(self.source, keras.Layer):
+            return {}
+        return {variable.name: variable for variable in self.source.weights}
 
     @property
     def weights(self) -> dict[str, np.ndarray]:
@@ -112,14 +113,14 @@ class Layer:
             TypeError: a name is neither a weight nor a configuration entry of the class.
         """
         entries = {name: value for name, value in changes.items() if name in self.config}
+        names = [*self.variables, *self.new_weights]
         weights = {
             name: self._weight(name)
-            for name in [*self.variables, *self.new_weights]
+            for name in names
             if name not in changes and not name.startswith("lora_")
         }
         for name in changes.keys() - entries.keys():
-            known = name in self.variables or f"{name}_initializer" in self.config
-            if not known:
+            if name not in names and f"{name}_initializer" not in self.config:
                 raise TypeError(
                     f"{self.cls.__name__} has no weight or configuration entry '{name}'"
                 )
@@ -131,6 +132,23 @@ class Layer:
         }
         return replace(
             self, overrides={**self.overrides, **dropped, **entries}, new_weights=weights
+        )
+
+    @property
+    def wrapped(self) -> Layer:
+        """The layer inside a wrapper, such as TimeDistributed."""
+        inner = self.source.layer  # type: ignore[union-attr]
+        if "layer" not in self.overrides:
+            return Layer(type(inner), inner.name, source=inner)
+        config = self.overrides["layer"]["config"]
+        return Layer(type(inner), inner.name, overrides=config, new_weights=self.new_weights)
+
+    def wrap(self, inner: Layer) -> Layer:
+        """This wrapper around another layer, one that `evolve` made."""
+        serialized = self.config["layer"] | {"config": inner.config}
+        serialized.pop("build_config", None)
+        return replace(
+            self, overrides={**self.overrides, "layer": serialized}, new_weights=inner.new_weights
         )
 
     @property
@@ -223,6 +241,17 @@ class Graph:
     def remove(self, node_id: int) -> None:
         """Take out a node that nothing reads."""
         self.dag.remove_node(node_id)
+
+    def prune(self) -> None:
+        """Take out the calls that no output depends on; inputs stay."""
+        needed = {ref.node for ref in keras.tree.flatten((self.inputs, self.outputs))}
+        frontier = list(needed)
+        while frontier:
+            for ancestor in self.dag.predecessors(frontier.pop()):
+                if ancestor not in needed:
+                    needed.add(ancestor)
+                    frontier.append(ancestor)
+        self.dag.remove_nodes_from([node_id for node_id in self.dag if node_id not in needed])
 
     @property
     def output_refs(self) -> list[Ref]:

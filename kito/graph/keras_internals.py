@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import copy
 from collections.abc import Iterable, Iterator
 from typing import Any
 
@@ -41,14 +40,33 @@ def calls_in_order(model: keras.Model) -> list[Any]:
     return [call for depth in sorted(by_depth, reverse=True) for call in by_depth[depth]]
 
 
+def keras_mask(tensor: Any) -> Any:
+    """The mask that Keras attached to a symbolic tensor, or None."""
+    return getattr(tensor, "_keras_mask", None)
+
+
+def arguments(call: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """The arguments of a call as they were given.
+
+    Keras records the masks that it passes on by itself as if they had been given; it will pass
+    them on by itself again.
+    """
+    args, kwargs = tuple(call.arguments.args), dict(call.arguments.kwargs)
+    if args and kwargs.get("mask") is not None:
+        own = keras.tree.map_structure(keras_mask, args[0])
+        given = keras.tree.flatten(kwargs["mask"])
+        if all(one is other for one, other in zip(given, keras.tree.flatten(own), strict=False)):
+            del kwargs["mask"]
+    return args, kwargs
+
+
 def shell(operation: keras.Operation) -> keras.Operation:
     """A second handle on an operation: same variables and state, no record of any call.
 
     Calling the handle leaves no trace in the model that the operation came from.
     """
-    handle = copy.copy(operation)
-    vars(handle)["_inbound_nodes"] = []
-    vars(handle)["_outbound_nodes"] = []
+    handle = object.__new__(type(operation))  # copy.copy would save and load the layer
+    vars(handle).update(vars(operation), _inbound_nodes=[], _outbound_nodes=[])
     return handle
 
 

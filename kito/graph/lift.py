@@ -15,7 +15,13 @@ import keras
 
 from kito.errors import InputError
 from kito.graph.ir import Graph, Layer, Node, Ref, Tensor, walk
-from kito.graph.keras_internals import Functional, calls_in_order, is_graph_model, structures
+from kito.graph.keras_internals import (
+    arguments,
+    calls_in_order,
+    is_graph_model,
+    keras_mask,
+    structures,
+)
 from kito.graph.trace import UntraceableError, is_composite, trace
 from kito.report import Report
 
@@ -54,7 +60,7 @@ def check_model(model: object) -> None:
                 "with Keras 3 (`keras.saving.load_model`), and optimize the result."
             )
         raise InputError(f"expected a keras.Model, got {kind}")
-    if not model.built or (isinstance(model, keras.Sequential) and not is_graph_model(model)):
+    if not model.built:
         raise InputError(
             f"the model '{model.name}' is not built: its input shapes are not known. Give it an "
             "`Input`, call `model.build(input_shape)`, or call it once on data."
@@ -87,30 +93,25 @@ class _Lifter:
             node_id = graph.new_id()
             for index, tensor in enumerate(call.outputs):
                 refs[id(tensor)] = Ref(node_id, index)
-            graph.put(
-                Node(
-                    id=node_id,
-                    layer=self.layer(call.operation),
-                    args=keras.tree.map_structure(to_ref, tuple(call.arguments.args)),
-                    kwargs=keras.tree.map_structure(to_ref, dict(call.arguments.kwargs)),
-                    outputs=tuple(_tensor(tensor) for tensor in call.outputs),
-                )
-            )
+            args, kwargs = keras.tree.map_structure(to_ref, arguments(call))
+            outputs = tuple(_tensor(tensor) for tensor in call.outputs)
+            graph.put(Node(node_id, self.layer(call.operation), args, kwargs, outputs))
         inputs, outputs = structures(model)
         graph.inputs = keras.tree.map_structure(to_ref, inputs)
         graph.outputs = keras.tree.map_structure(to_ref, outputs)
+        graph.prune()
         graph.verify()
         return graph
 
     def layer(self, operation: keras.Operation) -> Layer:
         if id(operation) not in self._layers:
-            nested = isinstance(operation, Functional | keras.Sequential)
-            self._layers[id(operation)] = Layer(
-                cls=type(operation),
-                name=operation.name,
-                source=operation,
-                graph=self.graph(operation) if nested and is_graph_model(operation) else None,
-            )
+            graph = None
+            if is_graph_model(operation):
+                graph = self.graph(operation)
+            elif type(operation) is keras.layers.TimeDistributed:
+                graph = self.layer(operation.layer).graph
+            layer = Layer(type(operation), operation.name, source=operation, graph=graph)
+            self._layers[id(operation)] = layer
         return self._layers[id(operation)]
 
     def expand(self, graph: Graph) -> None:
@@ -243,8 +244,3 @@ def _tensor(tensor: keras.KerasTensor) -> Tensor:
         dtype=str(tensor.dtype),
         masked=keras_mask(tensor) is not None,
     )
-
-
-def keras_mask(tensor: keras.KerasTensor) -> Any:
-    """The mask that Keras attached to a symbolic tensor, or None."""
-    return getattr(tensor, "_keras_mask", None)

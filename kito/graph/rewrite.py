@@ -16,10 +16,12 @@ import numpy as np
 
 from kito.errors import RuleError
 from kito.graph.ir import Graph, Layer, Node, Ref, Tensor, walk
+from kito.graph.keras_internals import sublayers
 from kito.report import Applied, Declined, Report
 from kito.definition import Decline, Match, Rule
 
-# A rewrite leaves its tail in place, so a rule that loops comes back to the same call.
+# A rewrite leaves its tail in place, so rules that loop come back to the same call, or they make
+# ever more calls, of which there are at most ten times as many rewrites as the model has calls.
 MAX_REWRITES_OF_A_CALL = 100
 
 
@@ -60,6 +62,7 @@ class _Rewriter:
         )
         self.queued = {(id(nested), node_id) for nested, node_id in self.queue}
         self.rewrites: dict[tuple[int, int], int] = {}
+        self.limit = MAX_REWRITES_OF_A_CALL + 10 * len(self.queue)
         self.declined: dict[tuple[int, int, str], Declined] = {}
 
     def run(self) -> None:
@@ -107,6 +110,7 @@ class _Rewriter:
         """
         site = self.evaluate(rule, site)
         sites = [site, *self.twins(rule, site)]
+        self.check_name(sites)
         self.check_cost(sites)
         return sites
 
@@ -142,6 +146,19 @@ class _Rewriter:
             if len(twin.result) == len(site.result) and all(map(_same, twin.result, site.result)):
                 found.append(twin)
         return found
+
+    def check_name(self, sites: list[_Site]) -> None:
+        """An output is called as its layer is called.
+
+        Raises:
+            Decline: the name of an output would have to stay with other calls of the layer.
+        """
+        tail = sites[0].match.tail
+        is_output = any(
+            site.match.tail.id in {ref.node for ref in site.graph.output_refs} for site in sites
+        )
+        if is_output and not self.disappears(tail.layer, sites):
+            raise Decline(f"{tail.layer.name} gives an output its name, and is called elsewhere")
 
     def check_cost(self, sites: list[_Site]) -> None:
         """A call may get its own copy of a shared layer where that saves more than it costs.
@@ -201,8 +218,8 @@ class _Rewriter:
     def count(self, rule: Rule, site: _Site) -> None:
         key = (id(site.graph), site.match.tail.id)
         self.rewrites[key] = self.rewrites.get(key, 0) + 1
-        budget = MAX_REWRITES_OF_A_CALL + 2 * len(self.calls)
-        if self.rewrites[key] > MAX_REWRITES_OF_A_CALL or len(self.report.applied) > 20 * budget:
+        total = len(self.report.applied)
+        if self.rewrites[key] > MAX_REWRITES_OF_A_CALL or total > self.limit:
             raise RuleError(
                 f"the rules do not come to an end: '{rule.name}' was applied again and again at "
                 f"'{site.match.tail.layer.name}'. Leave it, or the rule that undoes it, out with "
@@ -316,10 +333,11 @@ def _call(node: Node) -> str:
 
 def _check_layer(node: Node) -> None:
     source = node.layer.source
-    if "call" in vars(source):
-        raise Decline(f"{node.layer.name} has a `call` of its own, not that of its class")
-    if mode := getattr(source, "quantization_mode", None):
-        raise Decline(f"{node.layer.name} is quantized ({mode})")
+    for part in sublayers(source) if isinstance(source, keras.Layer) else ():
+        if "call" in vars(part):
+            raise Decline(f"{part.name} has a `call` of its own, not that of its class")
+        if mode := getattr(part, "quantization_mode", None):
+            raise Decline(f"{part.name} is quantized ({mode})")
 
 
 def check_result(rule: Rule, site: _Site, result: tuple[Layer, ...]) -> None:

@@ -5,7 +5,15 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from kito.definition import Rule, hookimpl
-from kito.rules import conv, conv_transpose, dense, depthwise, separable
+from kito.rules import (
+    conv,
+    conv_transpose,
+    dense,
+    depthwise,
+    separable,
+    spectral_normalization,
+    time_distributed,
+)
 
 
 @hookimpl
@@ -17,4 +25,6 @@ def register_rules() -> Sequence[Rule]:
         dense.dense_batchnorm,
         depthwise.depthwise_conv_batchnorm,
         separable.separable_conv_batchnorm,
+        spectral_normalization.spectral_normalization,
+        time_distributed.time_distributed_batchnorm,
     ]

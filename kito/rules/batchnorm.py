@@ -18,6 +18,9 @@ from kito.definition import Decline, Node
 
 Float64 = NDArray[np.float64]
 
+# The largest entries of a filter are some 0.01 to 1; float16 is precise from 6e-5 to 65504.
+FLOAT16_RANGE = 128
+
 
 def scale_and_shift(bn: Node) -> tuple[Float64, Float64]:
     """The affine map that a BatchNormalization is at inference: two float64 vectors (channels,).
@@ -66,7 +69,18 @@ def foldable(bn: Node, after: Node, channel_axis: int) -> tuple[Float64, Float64
         )
     if bn.output.dtype != after.output.dtype:
         raise Decline(f"{bn.name} turns {after.output.dtype} into {bn.output.dtype}")
-    return scale_and_shift(bn)
+    scale, shift = scale_and_shift(bn)
+    if after.output.dtype == "float16" and not _keeps_float16_precise(scale):
+        raise Decline(
+            f"{bn.name} scales a channel by less than 1/{FLOAT16_RANGE} or more than "
+            f"{FLOAT16_RANGE}: the kernel of {after.name} could leave the range of float16"
+        )
+    return scale, shift
+
+
+def _keeps_float16_precise(scale: Float64) -> bool:
+    magnitude = np.abs(scale[scale != 0])
+    return bool(((magnitude <= FLOAT16_RANGE) & (magnitude >= 1 / FLOAT16_RANGE)).all())
 
 
 def channel_axis(conv: Node) -> int:

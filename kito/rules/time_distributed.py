@@ -1,0 +1,70 @@
+"""TimeDistributed(linear) -> BatchNormalization: one TimeDistributed linear layer.
+
+TimeDistributed applies one layer to each step of axis 1. A BatchNormalization of the channels does
+not tell the steps apart, so it may as well stand inside, wrapped or not, and there the rule of the
+wrapped layer folds it:
+
+    bn(TimeDistributed(linear)(x)) = TimeDistributed(bn(linear))(x)
+"""
+
+from collections.abc import Callable
+from dataclasses import replace
+
+import keras
+from keras.layers import BatchNormalization, TimeDistributed
+
+from kito.definition import Decline, Layer, Node, Tensor, chain, rule
+from kito.rules.conv import conv_batchnorm
+from kito.rules.conv_transpose import conv_transpose_batchnorm
+from kito.rules.dense import dense_batchnorm
+from kito.rules.depthwise import depthwise_conv_batchnorm
+from kito.rules.separable import separable_conv_batchnorm
+
+FOLDS: dict[type[keras.Layer], Callable[..., Layer]] = {
+    cls: fold.function
+    for fold, classes in (
+        (conv_batchnorm, (keras.layers.Conv1D, keras.layers.Conv2D, keras.layers.Conv3D)),
+        (
+            conv_transpose_batchnorm,
+            (
+                keras.layers.Conv1DTranspose,
+                keras.layers.Conv2DTranspose,
+                keras.layers.Conv3DTranspose,
+            ),
+        ),
+        (dense_batchnorm, (keras.layers.Dense,)),
+        (depthwise_conv_batchnorm, (keras.layers.DepthwiseConv1D, keras.layers.DepthwiseConv2D)),
+        (separable_conv_batchnorm, (keras.layers.SeparableConv1D, keras.layers.SeparableConv2D)),
+    )
+    for cls in classes
+}
+
+
+@rule(chain(linear=TimeDistributed, bn=(BatchNormalization, TimeDistributed)))
+def time_distributed_batchnorm(linear: Node, bn: Node) -> Layer:
+    """Fold a BatchNormalization into the layer that a TimeDistributed before it wraps."""
+    inner = linear.wrapped
+    fold = FOLDS.get(inner.cls)
+    if fold is None:
+        raise Decline(f"{linear.name} wraps a {inner.cls.__name__}, which is not a linear layer")
+    return linear.wrap(fold(_step(linear, inner), _step(bn, _normalization(bn))))
+
+
+def _normalization(bn: Node) -> Layer:
+    """The BatchNormalization of one step: its axes are one less."""
+    if bn.layer.cls is BatchNormalization:
+        axis = bn.axis % len(bn.output.shape)
+        if axis < 2:
+            raise Decline(f"{bn.name} normalizes axis {axis}: it tells the steps apart")
+        return replace(bn.layer, overrides={**bn.layer.overrides, "axis": axis - 1})
+    if bn.wrapped.cls is not BatchNormalization:
+        raise Decline(f"{bn.name} wraps a {bn.wrapped.cls.__name__}, not a BatchNormalization")
+    return bn.wrapped
+
+
+def _step(node: Node, layer: Layer) -> Node:
+    """The call of a wrapped layer on one step: axis 1 is missing."""
+    outputs = tuple(
+        Tensor((tensor.shape[0], *tensor.shape[2:]), tensor.dtype) for tensor in node.outputs
+    )
+    return replace(node, layer=layer, outputs=outputs)

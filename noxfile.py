@@ -1,0 +1,54 @@
+"""What CI runs, and what a contributor runs: `nox`, or one session with `nox -s NAME`."""
+
+from __future__ import annotations
+
+import nox
+
+nox.needs_version = ">=2025.2"
+nox.options.sessions = ["lint", "typing", "tests"]
+nox.options.stop_on_first_error = False
+
+PROJECT = nox.project.load_toml("pyproject.toml")
+QUIET = {"KERAS_BACKEND": "tensorflow", "TF_CPP_MIN_LOG_LEVEL": "3"}
+
+
+def group(name: str) -> tuple[str, ...]:
+    """The requirements of a dependency group of `pyproject.toml`."""
+    return nox.project.dependency_groups(PROJECT, name)
+
+
+@nox.session
+def lint(session: nox.Session) -> None:
+    """Style and likely mistakes, of every Python file."""
+    session.install(*group("lint"))
+    session.run("ruff", "check", ".")
+    session.run("ruff", "format", "--check", ".")
+
+
+@nox.session
+def typing(session: nox.Session) -> None:
+    """Types of the package, strictly."""
+    session.install(*group("typing"))
+    session.run("mypy")
+
+
+@nox.session
+def tests(session: nox.Session) -> None:
+    """The tests, on the package as it is installed, with branch coverage.
+
+    Arguments go to pytest: `nox -s tests -- tests/rules -x`. With arguments, the coverage is shown
+    but need not reach its limit. `nox -r -s tests` keeps the environment of the run before.
+    """
+    session.install(".", *group("test"))
+    some = ["--cov-fail-under=0"] if session.posargs else []
+    session.run("pytest", "--cov", "--cov-report=term", *some, *session.posargs, env=QUIET)
+
+
+@nox.session
+def bench(session: nox.Session) -> None:
+    """Measure the conversion of real networks, and write the figures to benchmarks/results.
+
+    Arguments go to the script: `nox -s bench -- --only ResNet50 --repeats 3`.
+    """
+    session.install(".", *group("bench"))
+    session.run("python", "benchmarks/conversion.py", *session.posargs, env=QUIET)

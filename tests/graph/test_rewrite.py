@@ -1,0 +1,208 @@
+"""The engine: fixed point, guards, names, and rules that misbehave."""
+
+import keras
+import numpy as np
+import pytest
+from keras import layers
+from keras.layers import BatchNormalization, Conv2D, Dense
+
+import kito
+from kito import Decline, chain, rule
+from kito.rules.dense import dense_batchnorm
+from kito.testing import check_declines, check_equivalent, check_rewrites, randomize
+
+
+def model_of(*layers):
+    return randomize(keras.Sequential([keras.Input((4,)), *layers]))
+
+
+@rule(chain(dense=Dense))
+def to_relu(dense):
+    return dense.evolve(activation="relu")
+
+
+@rule(chain(dense=Dense))
+def to_tanh(dense):
+    return dense.evolve(activation="tanh")
+
+
+def test_a_rule_that_always_fires_is_named():
+    with pytest.raises(kito.RuleError, match=r"do not come to an end: 'to_relu' .* at 'd'"):
+        kito.optimize(model_of(Dense(3, name="d")), [to_relu])
+
+
+def test_two_rules_that_undo_each_other_are_named():
+    @rule(chain(dense=Dense))
+    def to_linear(dense):
+        if dense.activation == "linear":
+            raise Decline("it is linear already")
+        return dense.evolve(activation="linear")
+
+    @rule(chain(dense=Dense))
+    def to_silu(dense):
+        if dense.activation == "silu":
+            raise Decline("it is silu already")
+        return dense.evolve(activation="silu")
+
+    with pytest.raises(kito.RuleError, match="or the rule that undoes it"):
+        kito.optimize(model_of(Dense(3)), [to_linear, to_silu])
+
+
+def test_a_rule_that_makes_ever_more_layers_is_named():
+    @rule(chain(dense=Dense))
+    def split(dense):
+        return [dense.evolve(activation="linear"), dense.evolve(units=dense.units)]
+
+    with pytest.raises(kito.RuleError, match="'split'"):
+        kito.optimize(model_of(Dense(4)), [split])
+
+
+def test_a_rule_that_raises_is_named_with_the_layers():
+    @rule(chain(dense=Dense, bn=BatchNormalization))
+    def broken(dense, bn):
+        return dense.no_such_thing
+
+    with pytest.raises(kito.RuleError, match=r"'broken' failed on d, b: AttributeError: .*no_such"):
+        kito.optimize(model_of(Dense(3, name="d"), BatchNormalization(name="b")), [broken])
+
+
+@pytest.mark.parametrize("result", [None, "layer", [], [3]])
+def test_a_rule_that_returns_no_layer_is_named(result):
+    @rule(chain(dense=Dense))
+    def odd(dense):
+        return result
+
+    with pytest.raises(kito.RuleError, match="'odd'"):
+        kito.optimize(model_of(Dense(3)), [odd])
+
+
+def test_a_rule_that_gives_weights_of_another_shape_is_found_out():
+    @rule(chain(dense=Dense, bn=BatchNormalization))
+    def wrong(dense, bn):
+        return dense.evolve(kernel=dense.kernel[:, :1])
+
+    with pytest.raises(kito.GraphError, match="needs the weight 'kernel' of shape"):
+        kito.optimize(model_of(Dense(3), BatchNormalization()), [wrong])
+
+
+def test_a_rule_that_changes_the_output_shape_is_found_out():
+    @rule(chain(dense=Dense, bn=BatchNormalization))
+    def wrong(dense, bn):
+        return dense.evolve(units=1, kernel=dense.kernel[:, :1], bias=dense.bias[:1])
+
+    with pytest.raises(kito.GraphError, match="returns"):
+        kito.optimize(model_of(Dense(3), BatchNormalization()), [wrong])
+
+
+def test_evolve_knows_the_names():
+    @rule(chain(dense=Dense))
+    def odd(dense):
+        return dense.evolve(kernels=dense.kernel)
+
+    with pytest.raises(kito.RuleError, match="no weight or configuration entry 'kernels'"):
+        kito.optimize(model_of(Dense(3)), [odd])
+
+
+def test_a_rule_may_return_several_layers():
+    @rule(chain(dense=Dense, bn=BatchNormalization))
+    def unfold(dense, bn):
+        scale = np.diag(1 / np.sqrt(bn.moving_variance + bn.epsilon) * bn.gamma)
+        shift = bn.beta - scale @ bn.moving_mean
+        return [dense.evolve(), dense.evolve(kernel=scale, bias=shift)]
+
+    model = model_of(Dense(4, name="d"), BatchNormalization(name="b"), layers.ReLU())
+    fast = kito.optimize(model, [unfold])
+    assert [layer.name for layer in fast.layers] == ["d", "b", "re_lu"]
+    check_equivalent(model, fast)
+
+
+def test_a_rule_that_would_break_a_mask_is_declined():
+    @rule(chain(one=Dense, two=layers.Flatten))
+    def drop_flatten(one, two):
+        return one.evolve()
+
+    inputs = keras.Input((1,), dtype="int32")
+    x = layers.Embedding(5, 4, mask_zero=True)(inputs)
+    with pytest.warns(UserWarning, match="does not support masking"):
+        x = layers.Flatten()(Dense(3)(x))
+        model = keras.Model(inputs, x)
+    report = kito.Report()
+    with pytest.warns(UserWarning, match="does not support masking"):
+        kito.optimize(model, [drop_flatten], report=report)
+    assert "a mask runs through" in report.declined[0].reason
+
+
+def test_rules_apply_to_a_fixed_point_in_any_order():
+    model = model_of(Dense(4), BatchNormalization(), BatchNormalization(), BatchNormalization())
+    check_rewrites(model, [dense_batchnorm], times=3)
+
+
+def test_a_layer_whose_call_was_replaced_is_left_alone():
+    dense = Dense(3, name="dense")
+    model = keras.Sequential([keras.Input((4,)), dense, BatchNormalization()])
+    dense.call = lambda x: keras.ops.abs(x[..., :3])
+    report = kito.Report()
+    kito.optimize(model, report=report)
+    assert "dense has a `call` of its own" in report.declined[0].reason
+
+
+def test_declines_more_than_one_tensor():
+    @rule(chain(add=layers.Add))
+    def one_input(add):
+        return add.evolve()
+
+    inputs = keras.Input((4,))
+    model = keras.Model(inputs, layers.Add(name="add")([inputs, inputs]))
+    check_declines(model, [one_input], reason="add is called with more than one tensor")
+
+
+def test_declines_a_layer_that_reads_its_producer_twice():
+    @rule(chain(dense=Dense, add=layers.Add))
+    def drop(dense, add):
+        return dense.evolve()
+
+    inputs = keras.Input((4,))
+    x = Dense(4)(inputs)
+    model = keras.Model(inputs, layers.Add()([x, x]))
+    report = kito.Report()
+    kito.optimize(model, [drop], report=report)
+    assert not report.applied
+
+
+def test_names_that_are_taken():
+    inputs = keras.Input((6, 6, 3))
+    shared = BatchNormalization(name="bn")
+    x = shared(Conv2D(3, 1, name="one")(inputs))
+    y = shared(Conv2D(3, 1, name="two")(inputs))
+    model = keras.Model(inputs, [layers.ReLU()(x), layers.ReLU()(y)])
+    fast = check_rewrites(model, times=2)
+    convs = [layer.name for layer in fast.layers if isinstance(layer, Conv2D)]
+    assert sorted(convs) in (["bn", "one"], ["bn", "two"])
+
+
+def test_the_name_of_an_output_is_not_given_away():
+    inputs = keras.Input((6, 6, 3))
+    shared = BatchNormalization(name="bn")
+    x = shared(Conv2D(3, 1, name="one")(inputs))
+    y = shared(Conv2D(3, 1, name="two")(inputs))
+    check_declines(keras.Model(inputs, [x, y]), reason="bn gives an output its name")
+    # Once the other call is gone, the name is free.
+    check_rewrites(keras.Model(inputs, [x, layers.ReLU()(y)]), times=2)
+
+
+def test_the_definition_of_a_rule_is_checked():
+    with pytest.raises(kito.RuleDefinitionError, match=r"\(x, y\) are not the captures .* \(x\)"):
+        rule(chain(x=Dense))(lambda x, y: x)
+    with pytest.raises(kito.RuleDefinitionError, match="at least one link"):
+        chain()
+    with pytest.raises(kito.RuleDefinitionError, match="not a Keras layer class: 'Dense'"):
+        chain(x="Dense")
+
+
+def test_the_report_tells_old_names_from_new():
+    model = model_of(Dense(4, name="d"), BatchNormalization(name="a"), BatchNormalization(name="b"))
+    report = kito.explain(model)
+    assert report.renamed == {"d": "b", "a": "b", "b": "b"}
+    assert report.folded == {"dense_batchnorm": 2}
+    assert "d -> a" in str(report)
+    assert '"renamed"' in report.to_json()

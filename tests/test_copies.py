@@ -1,0 +1,120 @@
+"""Layers that kito does not rewrite: copied with all their state, or shared when nobody can."""
+
+import keras
+import numpy as np
+import pytest
+from keras import layers
+from keras.layers import BatchNormalization, Conv2D, Dense
+
+import kito
+from kito.testing import check_rewrites, randomize
+
+
+class Scale(layers.Layer):
+    """Not registered, with an argument that Keras can't save."""
+
+    def __init__(self, function, **options):
+        super().__init__(**options)
+        self.function = function
+
+    def build(self, shape):
+        self.scale = self.add_weight(shape=shape[-1:], name="scale", initializer="ones")
+
+    def call(self, x):
+        return self.function(x * self.scale)
+
+
+def test_layers_without_a_config_are_shared_and_noted():
+    model = keras.Sequential(
+        [keras.Input((4,)), Dense(3), BatchNormalization(), Scale(keras.ops.tanh, name="scale")]
+    )
+    fast = check_rewrites(model, times=1)
+    report = kito.Report()
+    fast = kito.optimize(model, report=report)
+    assert "scale (Scale) is shared with the source model" in report.notes[0]
+    assert fast.layers[1].scale is model.layers[2].scale
+    assert len(model.layers[2]._inbound_nodes) == 1
+
+
+def test_lambda_layers_are_shared():
+    inputs = keras.Input((4,))
+    x = layers.Lambda(lambda x: x * 2)(BatchNormalization()(Dense(3)(inputs)))
+    check_rewrites(keras.Model(inputs, x), times=1)
+
+
+def test_a_custom_layer_that_only_its_module_knows():
+    class Plain(layers.Layer):
+        def call(self, x):
+            return x + 1
+
+        def compute_output_shape(self, shape):
+            return shape
+
+    inputs = keras.Input((4, 3))
+    x = layers.TimeDistributed(Plain())(BatchNormalization()(Dense(3)(inputs)))
+    model = randomize(keras.Model(inputs, x))
+    report = kito.Report()
+    kito.optimize(model, report=report)
+    assert not report.notes
+
+
+def test_preprocessing_state_is_copied():
+    words = layers.StringLookup(num_oov_indices=1)
+    words.adapt(np.array([["b"], ["a"], ["b"]]))
+    numbers = layers.Normalization()
+    numbers.adapt(np.random.default_rng(0).normal(3, 2, (50, 2)))
+    text, x = keras.Input((1,), dtype="string"), keras.Input((2,))
+    embedded = layers.Flatten()(layers.Embedding(3, 4)(words(text)))
+    y = BatchNormalization()(Dense(3)(layers.Concatenate()([embedded, numbers(x)])))
+    model = keras.Model([text, x], y)
+    fast = kito.optimize(model)
+    data = [np.array([["a"], ["b"], ["c"]], object), np.ones((3, 2), "float32")]
+    data = [keras.ops.convert_to_tensor(each) for each in data]
+    assert np.allclose(model(data), fast(data), atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    "layer",
+    [
+        lambda: layers.Bidirectional(layers.LSTM(3, return_sequences=True)),
+        lambda: layers.GRU(3, return_sequences=True),
+        lambda: layers.RNN([layers.LSTMCell(3), layers.GRUCell(2)], return_sequences=True),
+        lambda: layers.Dropout(0.5),
+        lambda: layers.GaussianNoise(0.5),
+        lambda: layers.LayerNormalization(),
+        lambda: layers.GroupNormalization(2),
+        lambda: layers.PReLU(),
+        lambda: layers.TimeDistributed(Dense(4)),
+        lambda: layers.Conv1D(4, 3, activation="relu"),
+        lambda: layers.UnitNormalization(),
+        lambda: layers.Discretization(bin_boundaries=[0.0, 1.0]),
+    ],
+)
+def test_every_kind_of_layer_survives(layer):
+    inputs = keras.Input((6, 4))
+    x = BatchNormalization()(Dense(4)(inputs))
+    check_rewrites(keras.Model(inputs, layer()(x)), times=1)
+
+
+def test_initializers_stay_in_the_config():
+    model = keras.Sequential(
+        [
+            keras.Input((6, 6, 3)),
+            Conv2D(4, 3, kernel_initializer="orthogonal", bias_initializer="ones"),
+            BatchNormalization(),
+            Dense(2, kernel_initializer="he_normal"),
+        ]
+    )
+    fast = kito.optimize(model)
+    assert isinstance(fast.layers[0].kernel_initializer, keras.initializers.Orthogonal)
+    assert isinstance(fast.layers[0].bias_initializer, keras.initializers.Ones)
+    assert isinstance(fast.layers[1].kernel_initializer, keras.initializers.HeNormal)
+
+
+def test_saves_and_loads(tmp_path):
+    model = keras.Sequential([keras.Input((6, 6, 3)), Conv2D(4, 3), BatchNormalization()])
+    fast = check_rewrites(model)
+    fast.save(tmp_path / "fast.keras")
+    loaded = keras.saving.load_model(tmp_path / "fast.keras")
+    data = np.random.default_rng(0).normal(size=(2, 6, 6, 3)).astype("float32")
+    assert np.array_equal(fast.predict_on_batch(data), loaded.predict_on_batch(data))

@@ -1,0 +1,52 @@
+"""The fifteen networks on which the original KITO was published, with its figures."""
+
+import keras
+import numpy as np
+import pytest
+
+import kito
+from tests.networks import NETWORKS, randomize
+
+SIZE = 96  # the smallest at which all of them build; parameters do not depend on it
+BOUNDS = {"float32": 1e-5, "float64": 1e-10}
+
+
+def difference(model, fast, dtype):
+    """The largest difference, as a part of the largest output."""
+    pictures = np.random.default_rng(1).normal(size=(2, SIZE, SIZE, 3)).astype(dtype)
+    expected, answer = model.predict_on_batch(pictures), fast.predict_on_batch(pictures)
+    return np.abs(expected - answer).max() / np.abs(expected).max()
+
+
+@pytest.mark.parametrize("dtype", BOUNDS)
+@pytest.mark.parametrize("network", NETWORKS, ids=lambda network: network.name)
+def test_network(network, dtype):
+    keras.config.set_dtype_policy(dtype)
+    model = network.build(size=SIZE)
+    randomize(model)
+    report = kito.Report()
+    fast = kito.optimize(model, report=report)
+    assert model.count_params() == network.before
+    assert fast.count_params() == network.after
+    assert sum(report.folded.values()) == network.folded
+    assert difference(model, fast, dtype) <= BOUNDS[dtype]
+    assert not kito.explain(fast).applied
+
+
+def test_the_difference_shows_a_single_wrong_channel():
+    network = NETWORKS[0]
+    model = network.build(size=SIZE)
+    randomize(model)
+    fast = kito.optimize(model)
+    bias = fast.get_layer("conv_pw_6_bn").bias
+    bias.assign(np.asarray(bias) * np.where(np.arange(len(bias)) == 3, -1, 1))
+    assert difference(model, fast, "float32") > BOUNDS["float32"]
+
+
+def test_reduce_keras_model_and_compare_two_models_results(capsys):
+    model = NETWORKS[0].build(size=32)
+    randomize(model)
+    reduced = kito.reduce_keras_model(model, verbose=True)
+    assert reduced.count_params() == NETWORKS[0].after
+    assert kito.compare_two_models_results(model, reduced, test_number=3, max_batch=2) < 1e-4
+    assert "largest difference" in capsys.readouterr().out
