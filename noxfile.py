@@ -40,6 +40,7 @@ def tests(session: nox.Session) -> None:
     but need not reach its limit. `nox -r -s tests` keeps the environment of the run before.
     """
     session.install(".", *group("test"))
+    session.install("--no-deps", "./tests/example_plugin")
     some = ["--cov-fail-under=0"] if session.posargs else []
     session.run("pytest", "--cov", "--cov-report=term", *some, *session.posargs, env=QUIET)
 

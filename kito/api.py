@@ -7,11 +7,11 @@ from collections.abc import Sequence
 import keras
 
 from kito import plugins
+from kito.definition import Rule
 from kito.graph.codegen import codegen, copy_compile_state
 from kito.graph.lift import lift
 from kito.graph.rewrite import rewrite
 from kito.report import Report
-from kito.definition import Rule
 
 NORMALIZATION_RULES = (
     "conv_batchnorm",

@@ -201,9 +201,7 @@ def _pairs(answer: Any, other: Any) -> list[tuple[np.ndarray, np.ndarray]]:
 def _differences(model: keras.Model, answer: Any, other: Any) -> list[OutputDifference]:
     pairs = _pairs(answer, other)
     names = getattr(model, "output_names", None) or ["output"] * len(pairs)
-    return [
-        _difference(name, one, two) for name, (one, two) in zip(names, pairs, strict=True)
-    ]
+    return [_difference(name, one, two) for name, (one, two) in zip(names, pairs, strict=True)]
 
 
 def _difference(name: str, one: np.ndarray, two: np.ndarray) -> OutputDifference:

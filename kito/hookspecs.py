@@ -1,5 +1,6 @@
 """The hooks through which packages add to kito. A plugin is a module with functions of these names,
-marked with `kito.hookimpl`, and named in the entry-point group "kito" of its distribution."""
+marked with `kito.hookimpl`, and named in the entry-point group "kito" of its distribution.
+"""
 
 from __future__ import annotations
 

@@ -8,12 +8,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
 from importlib import metadata
+from typing import Any
 
 import pluggy
 
 from kito import hookspecs
-from kito.errors import PluginError, UnknownRuleError
 from kito.definition import Rule
+from kito.errors import PluginError, UnknownRuleError
 
 GROUP = "kito"
 
@@ -63,7 +64,8 @@ def registry() -> dict[str, Registered]:
     found: dict[str, Registered] = {}
     for implementation in manager().hook.register_rules.get_hookimpls():
         origin = implementation.plugin_name
-        for rule in implementation.function():
+        registered: Any = implementation.function()
+        for rule in registered:
             if not isinstance(rule, Rule):
                 raise PluginError(f"{origin} registers {rule!r}, which is not a kito rule")
             if rule.name in found:

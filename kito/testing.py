@@ -17,10 +17,10 @@ import numpy as np
 
 from kito.api import optimize
 from kito.comparison import compare
+from kito.definition import Rule
 from kito.graph.ir import to_numpy
 from kito.graph.keras_internals import structures, sublayers
 from kito.report import Report
-from kito.definition import Rule
 
 TOLERANCES = {"float64": 1e-12, "float32": 1e-5, "float16": 2e-2, "bfloat16": 1e-1}
 
@@ -41,19 +41,19 @@ def randomize(model: keras.Model, seed: int = 0) -> keras.Model:
 
 
 def _is_float(variable: keras.Variable) -> bool:
-    return keras.backend.is_float_dtype(variable.dtype)
+    return bool(keras.backend.is_float_dtype(variable.dtype))
 
 
 def _draw(rng: np.random.Generator, name: str, shape: tuple[int, ...]) -> np.ndarray:
     if name == "moving_variance":
         return rng.uniform(0.3, 3.0, shape)
     if name == "gamma":
-        return rng.uniform(0.5, 1.5, shape) * rng.choice([1, 1, -1], shape)
+        return np.asarray(rng.uniform(0.5, 1.5, shape) * rng.choice([1, 1, -1], shape))
     if name in ("beta", "moving_mean", "bias"):
         return rng.normal(0, 0.5, shape)
     # Glorot's scale, so that the signal keeps its size.
     fan = np.prod(shape[:-1]) if len(shape) > 1 else 1
-    return rng.normal(0, 1, shape) / np.sqrt(max(fan, 1))
+    return np.asarray(rng.normal(0, 1, shape) / np.sqrt(max(fan, 1)))
 
 
 def check_rewrites(

@@ -6,7 +6,7 @@ from keras import layers
 from keras.layers import BatchNormalization, Conv2D, Dense
 
 import kito
-from kito.testing import check_declines, check_rewrites, randomize
+from kito.testing import check_declines, check_rewrites
 
 SHAPE = (8, 8, 3)
 
@@ -104,7 +104,9 @@ def test_a_layer_shared_between_a_model_and_its_submodel():
 
 def test_a_submodel_that_is_called_twice_is_one_model():
     inner_input = keras.Input(SHAPE)
-    inner = keras.Model(inner_input, BatchNormalization()(Conv2D(3, 3, padding="same")(inner_input)))
+    inner = keras.Model(
+        inner_input, BatchNormalization()(Conv2D(3, 3, padding="same")(inner_input))
+    )
     inputs = keras.Input(SHAPE)
     model = keras.Model(inputs, inner(layers.ReLU()(inner(inputs))))
     assert check_rewrites(model, times=1).count_params() == 84

@@ -176,9 +176,9 @@ def test_keyword_tensors_and_several_outputs():
     x = BatchNormalization()(Dense(8)(inputs))
     attention = layers.MultiHeadAttention(2, 4)
     x, scores = attention(query=x, value=inputs, return_attention_scores=True)
-    x, state = layers.GRU(4, return_state=True)(x, initial_state=layers.Lambda(ops.zeros_like)(
-        Dense(4)(inputs[:, 0])
-    ))
+    x, state = layers.GRU(4, return_state=True)(
+        x, initial_state=layers.Lambda(ops.zeros_like)(Dense(4)(inputs[:, 0]))
+    )
     x = BatchNormalization()(Dense(3)(x))
     check_rewrites(keras.Model(inputs, [x, scores, state]), times=2)
 

@@ -8,6 +8,7 @@ place, so that no second copy of them exists.
 
 from __future__ import annotations
 
+import itertools
 import tempfile
 from typing import Any
 
@@ -104,6 +105,7 @@ class _Builder:
             # The layer was written in Python; the model in its place takes a list of tensors.
             leaves = keras.tree.flatten((args, kwargs))
             tensors = [leaf for leaf in leaves if isinstance(leaf, keras.KerasTensor)]
+            assert layer.graph is not None
             return self.model(layer.graph)(tensors if len(tensors) > 1 else tensors[0])
         if layer not in self.built and _is_copied(layer):
             return self.copy(layer, args, kwargs)
@@ -115,11 +117,11 @@ class _Builder:
         """What stands for a layer that is not a plain copy of the source's."""
         if layer.overrides or layer.new_weights:
             return self.new(layer, shape)
-        if layer.cls is keras.layers.TimeDistributed:
-            config = dict(layer.config) | {"layer": self.model(layer.graph)}
-            return keras.layers.TimeDistributed(**config)
         if layer.graph is not None:
-            return self.model(layer.graph)
+            model = self.model(layer.graph)
+            if layer.cls is keras.layers.TimeDistributed:
+                return layer.cls(**dict(layer.config) | {"layer": model})
+            return model
         return shell(layer.source)  # keras.ops: no weights
 
     def copy(self, layer: Layer, args: Any, kwargs: Any) -> Any:
@@ -150,7 +152,8 @@ class _Builder:
             operation.build(shape)
         weights = dict(layer.new_weights)
         for variable in operation.weights:
-            if variable.name not in weights or weights[variable.name].shape != variable.shape:
+            given = weights.get(variable.name)
+            if given is None or tuple(given.shape) != tuple(variable.shape):
                 raise GraphError(
                     f"{layer!r} needs the weight '{variable.name}' of shape {variable.shape}; the "
                     f"rule that made it gave {[(n, w.shape) for n, w in weights.items()]}"
@@ -210,7 +213,7 @@ def _is_chain(graph: Graph) -> bool:
         and len({node.layer for node in nodes}) == len(nodes)
         and all(
             node.args == (Ref(previous.id),) and not any(node.kwargs.values())
-            for previous, node in zip(nodes, nodes[1:], strict=False)
+            for previous, node in itertools.pairwise(nodes)
         )
     )
 

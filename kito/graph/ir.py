@@ -7,6 +7,7 @@ nodes of one model in a `networkx.MultiDiGraph`; a nested model is a layer that 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -52,10 +53,10 @@ class Layer:
 
     cls: type[keras.Operation]
     name: str
-    source: keras.Operation | None = None
+    source: Any = None  # the keras.Operation that it was lifted from
     graph: Graph | None = None
     overrides: Mapping[str, Any] = field(default_factory=dict)
-    new_weights: Mapping[str, np.ndarray] = field(default_factory=dict)
+    new_weights: Mapping[str, Any] = field(default_factory=dict)
 
     @cached_property
     def config(self) -> dict[str, Any]:
@@ -77,7 +78,7 @@ class Layer:
 
     def _weight(self, name: str) -> np.ndarray:
         if name in self.new_weights:
-            return self.new_weights[name]
+            return to_numpy(self.new_weights[name])
         variable = self.variables[name]
         if name == "kernel" and getattr(self.source, "lora_enabled", False):
             variable = self.source.kernel  # LoRA: the property merges what the variable does not
@@ -101,7 +102,7 @@ class Layer:
             return sum(layer.parameters for layer in layers)
         if self.source is not None and not self.new_weights:
             return self.source.count_params() if isinstance(self.source, keras.Layer) else 0
-        return sum(weight.size for weight in self.new_weights.values())
+        return sum(math.prod(weight.shape) for weight in self.new_weights.values())
 
     def evolve(self, **changes: Any) -> Layer:
         """This layer with some configuration entries and weights changed.
@@ -124,20 +125,22 @@ class Layer:
                 raise TypeError(
                     f"{self.cls.__name__} has no weight or configuration entry '{name}'"
                 )
-            weights[name] = np.asarray(changes[name]).astype(self._variable_dtype)
+            weights[name] = np.asarray(changes[name]).astype(self._variable_dtype, copy=False)
         dropped = {
             name: None
             for name in self.config
             if name.endswith(TRAINING_ONLY) or name.startswith("lora_")
         }
+        # As tensors of the backend: a variable takes one over, where it would copy an array.
+        tensors = {name: keras.ops.convert_to_tensor(array) for name, array in weights.items()}
         return replace(
-            self, overrides={**self.overrides, **dropped, **entries}, new_weights=weights
+            self, overrides={**self.overrides, **dropped, **entries}, new_weights=tensors
         )
 
     @property
     def wrapped(self) -> Layer:
         """The layer inside a wrapper, such as TimeDistributed."""
-        inner = self.source.layer  # type: ignore[union-attr]
+        inner = self.source.layer
         if "layer" not in self.overrides:
             return Layer(type(inner), inner.name, source=inner)
         config = self.overrides["layer"]["config"]
@@ -153,7 +156,10 @@ class Layer:
 
     @property
     def _variable_dtype(self) -> np.dtype[Any]:
-        return np.dtype(keras.dtype_policies.get(self.config["dtype"]).variable_dtype)
+        dtype: np.dtype[Any] = np.dtype(
+            keras.dtype_policies.get(self.config["dtype"]).variable_dtype
+        )
+        return dtype
 
     def __repr__(self) -> str:
         return f"{self.cls.__name__}({self.name})"
@@ -183,6 +189,19 @@ class Node:
         """The tensors that the call reads, in the order of its arguments, with repetitions."""
         leaves = keras.tree.flatten((self.args, self.kwargs))
         return tuple(leaf for leaf in leaves if isinstance(leaf, Ref))
+
+    @property
+    def wrapped(self) -> Layer:
+        """The layer inside a wrapper, see `Layer.wrapped`."""
+        return self.layer.wrapped
+
+    def evolve(self, **changes: Any) -> Layer:
+        """The layer with some changes, see `Layer.evolve`."""
+        return self.layer.evolve(**changes)
+
+    def wrap(self, inner: Layer) -> Layer:
+        """The wrapper around another layer, see `Layer.wrap`."""
+        return self.layer.wrap(inner)
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self.layer, name)

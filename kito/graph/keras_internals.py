@@ -11,7 +11,7 @@ from keras.src.models.functional import Functional as Functional
 from keras.src.ops.function import Function as Function
 
 
-def is_graph_class(cls: type) -> bool:
+def is_graph_class(cls: type[Any]) -> bool:
     """Whether running a model of the class is running its graph: `call` is not overridden."""
     return (issubclass(cls, keras.Sequential) and cls.call is keras.Sequential.call) or (
         issubclass(cls, Functional) and cls.call is Functional.call

@@ -124,9 +124,7 @@ class _Lifter:
                     if node.layer.graph is None and node.layer not in tried:
                         sites.setdefault(node.layer, []).append((nested, node))
             tried.update(sites)
-            composites = [
-                layer for layer in sites if is_composite(layer.source, self._anchors)
-            ]
+            composites = [layer for layer in sites if is_composite(layer.source, self._anchors)]
             if not composites:
                 return
             for layer in composites:

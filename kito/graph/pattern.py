@@ -67,8 +67,9 @@ class Chain:
         return tuple(self.links.values())[-1]
 
     def match(self, graph: Graph, node: Node) -> Match | None:
+        """The match that ends at `node`, or None."""
         found: dict[str, Node] = {}
-        for name, classes in reversed(self.links.items()):
+        for name, classes in reversed(list(self.links.items())):
             # Exactly these classes: a subclass may compute something else.
             if node.layer.cls not in classes:
                 return None

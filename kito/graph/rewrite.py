@@ -6,6 +6,7 @@ shared layer, what the new layers are called, and when to stop. A rule sees only
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections import deque
 from collections.abc import Iterable, Sequence
@@ -14,11 +15,11 @@ from dataclasses import dataclass, replace
 import keras
 import numpy as np
 
+from kito.definition import Decline, Match, Rule
 from kito.errors import RuleError
 from kito.graph.ir import Graph, Layer, Node, Ref, Tensor, walk
 from kito.graph.keras_internals import sublayers
 from kito.report import Applied, Declined, Report
-from kito.definition import Decline, Match, Rule
 
 # A rewrite leaves its tail in place, so rules that loop come back to the same call, or they make
 # ever more calls, of which there are at most ten times as many rewrites as the model has calls.
@@ -228,7 +229,8 @@ class _Rewriter:
 
     def splice(self, graph: Graph, match: Match, layers: tuple[Layer, ...]) -> None:
         """Put calls of the layers where the match stands; the tail keeps its number, and so its
-        readers."""
+        readers.
+        """
         graph.rewritten = True
         head, tail = match.head, match.tail
         args, kwargs = head.args, head.kwargs
@@ -307,7 +309,7 @@ def check_match(graph: Graph, match: Match) -> None:
     for node in match.nodes:
         for check in (_check_arguments, _check_layer):
             check(node)
-    for node, follower in zip(match.nodes, match.nodes[1:], strict=False):
+    for node, follower in itertools.pairwise(match.nodes):
         if node.id in outputs:
             raise Decline(f"{node.layer.name} is an output of the model")
         others = [reader for reader in graph.consumers(node.id) if reader.id != follower.id]
@@ -321,7 +323,9 @@ def check_match(graph: Graph, match: Match) -> None:
 def _check_arguments(node: Node) -> None:
     if node.kwargs.get("training"):
         raise Decline(f"{node.layer.name} is called with training=True")
-    extra = [name for name, value in node.kwargs.items() if value is not None and value is not False]
+    extra = [
+        name for name, value in node.kwargs.items() if value is not None and value is not False
+    ]
     if extra or len(node.args) != 1 or node.args[0] not in node.refs:
         raise Decline(f"{node.layer.name} is called with more than one tensor: {_call(node)}")
 
@@ -350,15 +354,15 @@ def check_result(rule: Rule, site: _Site, result: tuple[Layer, ...]) -> None:
     if not result or not all(isinstance(layer, Layer) for layer in result):
         raise RuleError(f"the rule '{rule.name}' returned {result!r}, not layers")
     match = site.match
-    masked = any(
-        site.graph.producer(ref).outputs[ref.index].masked for ref in match.head.refs
-    )
+    masked = any(site.graph.producer(ref).outputs[ref.index].masked for ref in match.head.refs)
     if not masked:
         return
     passes = {node.layer.cls: node.output.masked for node in match.nodes}
     after = all(passes.get(layer.cls, False) for layer in result)
     if after != match.tail.output.masked:
-        raise Decline(f"a mask runs through {match.head.layer.name}, and the rewrite would change it")
+        raise Decline(
+            f"a mask runs through {match.head.layer.name}, and the rewrite would change it"
+        )
 
 
 def infer_output(layer: Layer, tensor: Tensor) -> Tensor:
@@ -375,4 +379,3 @@ def _same(one: Layer, other: Layer) -> bool:
         and one.weights.keys() == other.weights.keys()
         and all(np.array_equal(one.weights[name], other.weights[name]) for name in one.weights)
     )
-

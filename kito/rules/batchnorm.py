@@ -10,6 +10,8 @@ linear in its kernel can take the scale into the kernel and the shift into the b
 
 from __future__ import annotations
 
+from typing import Any
+
 import keras
 import numpy as np
 from numpy.typing import NDArray
@@ -81,6 +83,13 @@ def foldable(bn: Node, after: Node, channel_axis: int) -> tuple[Float64, Float64
 def _keeps_float16_precise(scale: Float64) -> bool:
     magnitude = np.abs(scale[scale != 0])
     return bool(((magnitude <= FLOAT16_RANGE) & (magnitude >= 1 / FLOAT16_RANGE)).all())
+
+
+def scaled(kernel: NDArray[Any], scale: Float64) -> NDArray[Any]:
+    """The product, computed in float64 and rounded once, without a float64 copy of the kernel."""
+    product = np.empty_like(kernel)
+    np.multiply(kernel, scale, dtype=np.float64, out=product, casting="unsafe")
+    return product
 
 
 def channel_axis(conv: Node) -> int:

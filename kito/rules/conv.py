@@ -9,7 +9,7 @@ number of groups; the kernel's last axis is the filter:
 from keras.layers import BatchNormalization, Conv1D, Conv2D, Conv3D
 
 from kito.definition import Layer, Node, chain, rule
-from kito.rules.batchnorm import bias_of, channel_axis, foldable
+from kito.rules.batchnorm import bias_of, channel_axis, foldable, scaled
 
 
 @rule(chain(conv=(Conv1D, Conv2D, Conv3D), bn=BatchNormalization))
@@ -17,5 +17,5 @@ def conv_batchnorm(conv: Node, bn: Node) -> Layer:
     """Fold a BatchNormalization into the convolution before it."""
     scale, shift = foldable(bn, conv, channel_axis(conv))
     return conv.evolve(
-        use_bias=True, kernel=conv.kernel * scale, bias=bias_of(conv) * scale + shift
+        use_bias=True, kernel=scaled(conv.kernel, scale), bias=bias_of(conv) * scale + shift
     )

@@ -8,7 +8,7 @@ A Dense layer acts on the last axis of its input, of any rank; the kernel is (in
 from keras.layers import BatchNormalization, Dense
 
 from kito.definition import Layer, Node, chain, rule
-from kito.rules.batchnorm import bias_of, foldable
+from kito.rules.batchnorm import bias_of, foldable, scaled
 
 
 @rule(chain(dense=Dense, bn=BatchNormalization))
@@ -16,5 +16,5 @@ def dense_batchnorm(dense: Node, bn: Node) -> Layer:
     """Fold a BatchNormalization into the Dense layer before it."""
     scale, shift = foldable(bn, dense, channel_axis=-1)
     return dense.evolve(
-        use_bias=True, kernel=dense.kernel * scale, bias=bias_of(dense) * scale + shift
+        use_bias=True, kernel=scaled(dense.kernel, scale), bias=bias_of(dense) * scale + shift
     )

@@ -8,7 +8,7 @@ has the shape of the kernel's last two axes.
 from keras.layers import BatchNormalization, DepthwiseConv1D, DepthwiseConv2D
 
 from kito.definition import Layer, Node, chain, rule
-from kito.rules.batchnorm import bias_of, channel_axis, foldable
+from kito.rules.batchnorm import bias_of, channel_axis, foldable, scaled
 
 
 @rule(chain(conv=(DepthwiseConv1D, DepthwiseConv2D), bn=BatchNormalization))
@@ -17,6 +17,6 @@ def depthwise_conv_batchnorm(conv: Node, bn: Node) -> Layer:
     scale, shift = foldable(bn, conv, channel_axis(conv))
     return conv.evolve(
         use_bias=True,
-        kernel=conv.kernel * scale.reshape(conv.kernel.shape[-2:]),
+        kernel=scaled(conv.kernel, scale.reshape(conv.kernel.shape[-2:])),
         bias=bias_of(conv) * scale + shift,
     )

@@ -10,7 +10,7 @@ the pointwise kernel is the filter:
 from keras.layers import BatchNormalization, SeparableConv1D, SeparableConv2D
 
 from kito.definition import Layer, Node, chain, rule
-from kito.rules.batchnorm import bias_of, channel_axis, foldable
+from kito.rules.batchnorm import bias_of, channel_axis, foldable, scaled
 
 
 @rule(chain(conv=(SeparableConv1D, SeparableConv2D), bn=BatchNormalization))
@@ -19,6 +19,6 @@ def separable_conv_batchnorm(conv: Node, bn: Node) -> Layer:
     scale, shift = foldable(bn, conv, channel_axis(conv))
     return conv.evolve(
         use_bias=True,
-        pointwise_kernel=conv.pointwise_kernel * scale,
+        pointwise_kernel=scaled(conv.pointwise_kernel, scale),
         bias=bias_of(conv) * scale + shift,
     )

@@ -9,6 +9,7 @@ wrapped layer folds it:
 
 from collections.abc import Callable
 from dataclasses import replace
+from typing import Any
 
 import keras
 from keras.layers import BatchNormalization, TimeDistributed
@@ -20,7 +21,7 @@ from kito.rules.dense import dense_batchnorm
 from kito.rules.depthwise import depthwise_conv_batchnorm
 from kito.rules.separable import separable_conv_batchnorm
 
-FOLDS: dict[type[keras.Layer], Callable[..., Layer]] = {
+FOLDS: dict[type[keras.Layer], Callable[..., Any]] = {
     cls: fold.function
     for fold, classes in (
         (conv_batchnorm, (keras.layers.Conv1D, keras.layers.Conv2D, keras.layers.Conv3D)),

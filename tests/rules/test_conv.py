@@ -55,7 +55,9 @@ def test_folds_causal():
 @pytest.mark.parametrize("cls", SHAPES)
 def test_folds_channels_first(cls):
     model = model_of(
-        cls(6, 3, data_format="channels_first"), BatchNormalization(axis=1), (4, *[9] * cls(1, 1).rank)
+        cls(6, 3, data_format="channels_first"),
+        BatchNormalization(axis=1),
+        (4, *[9] * cls(1, 1).rank),
     )
     check_rewrites(model, RULES, times=1)
 

@@ -49,7 +49,5 @@ def test_declines_an_activation_in_between():
 
 
 def test_declines_another_axis():
-    model = model_of(
-        SeparableConv2D(5, 3, padding="same"), BatchNormalization(axis=1), (5, 5, 3)
-    )
+    model = model_of(SeparableConv2D(5, 3, padding="same"), BatchNormalization(axis=1), (5, 5, 3))
     check_declines(model, RULES, reason="normalizes axis 1")

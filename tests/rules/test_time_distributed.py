@@ -48,7 +48,11 @@ def test_folds_sequences_of_unknown_length():
 
 
 def test_folds_two_in_a_row():
-    layers = [TimeDistributed(Dense(4)), BatchNormalization(), TimeDistributed(BatchNormalization())]
+    layers = [
+        TimeDistributed(Dense(4)),
+        BatchNormalization(),
+        TimeDistributed(BatchNormalization()),
+    ]
     check_rewrites(keras.Sequential([keras.Input((3, 4)), *layers]), RULES, times=2)
 
 
