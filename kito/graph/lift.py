@@ -7,6 +7,7 @@ lifted once, so that sharing survives. What is written as a Python class is trac
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
@@ -202,7 +203,12 @@ def _inputs_of(model: keras.Model, dynamic: bool) -> Any:
         InputError: it takes more than one argument, or nothing is known of it.
     """
     shapes = (model.get_build_config() or {}).get("input_shape")
-    if shapes is None:
+    required = [
+        parameter
+        for parameter in inspect.signature(model.call).parameters.values()
+        if parameter.default is parameter.empty and parameter.kind is not parameter.VAR_KEYWORD
+    ]
+    if shapes is None or len(required) != 1:
         raise InputError(
             f"the subclassed model '{model.name}' does not take its inputs as one argument (a "
             "list or dict of tensors): a Functional model has no other signature"

@@ -1,0 +1,365 @@
+"""Composite layers and subclassed models: optimized inside where the trace is faithful."""
+
+import keras
+import numpy as np
+import pytest
+from keras import layers, ops
+from keras.layers import BatchNormalization, Conv2D, Dense
+
+import kito
+from kito.testing import check_equivalent, check_rewrites, randomize
+
+SHAPE = (8, 8, 3)
+
+
+@keras.saving.register_keras_serializable("test_trace")
+class Block(layers.Layer):
+    """A convolution with its normalization and activation, as most of the composites are."""
+
+    def __init__(self, filters=4, **options):
+        super().__init__(**options)
+        self.filters = filters
+        self.conv = Conv2D(filters, 3, padding="same", use_bias=False, name="conv")
+        self.bn = BatchNormalization(name="bn")
+        self.dropout = layers.Dropout(0.5)
+
+    def build(self, shape):
+        self.conv.build(shape)
+        self.bn.build((*shape[:-1], self.filters))
+
+    def call(self, x, training=None):
+        x = self.bn(self.conv(x), training=training)
+        return self.dropout(ops.relu(x), training=training) + 0.5
+
+    def compute_output_shape(self, shape):
+        return (*shape[:-1], self.filters)
+
+    def get_config(self):
+        return {**super().get_config(), "filters": self.filters}
+
+
+def around(*composites, shape=SHAPE):
+    inputs = keras.Input(shape)
+    x = inputs
+    for composite in composites:
+        x = composite(x)
+    return keras.Model(inputs, x)
+
+
+def kept_whole(model, reason):
+    """Assert that nothing is rewritten, that the report has the reason, and give the result."""
+    randomize(model)
+    report = kito.Report()
+    fast = kito.optimize(model, report=report)
+    assert not report.applied
+    assert any(reason in note for note in report.notes), report.notes
+    return fast
+
+
+@pytest.mark.parametrize("shape", [SHAPE, (None, None, 3)])
+def test_a_block_is_optimized_inside(shape):
+    model = around(Block(name="block"), shape=shape)
+    fast = check_rewrites(model, times=1)
+    assert fast.output_shape == model.output_shape
+    assert not any(isinstance(layer, BatchNormalization) for layer in fast._flatten_layers())
+    assert isinstance(fast.get_layer("block"), keras.Model)
+
+
+def test_the_block_itself_is_not_touched():
+    block = Block()
+    model = around(block)
+    calls = [len(part._inbound_nodes) for part in block._flatten_layers()]
+    check_rewrites(model, times=1)
+    assert calls == [len(part._inbound_nodes) for part in block._flatten_layers()]
+
+
+def test_blocks_in_blocks():
+    @keras.saving.register_keras_serializable("test_trace")
+    class Stage(layers.Layer):
+        def __init__(self, **options):
+            super().__init__(**options)
+            self.blocks = [Block(4, name="one"), Block(4, name="two")]
+
+        def build(self, shape):
+            self.blocks[0].build(shape)
+            self.blocks[1].build((*shape[:-1], 4))
+
+        def call(self, x):
+            y = self.blocks[0](x)
+            return {"sum": y + self.blocks[1](y), "first": y}
+
+    check_rewrites(around(Stage()), times=2)
+
+
+def test_a_block_that_is_called_twice_is_one_model():
+    block = Block(3)
+    model = around(block, block)
+    fast = check_rewrites(model, times=1)
+    assert fast.count_params() == model.count_params() - 9
+
+
+def test_a_block_without_anything_to_rewrite_is_kept_as_it_is():
+    @keras.saving.register_keras_serializable("test_trace")
+    class Pre(Block):
+        def build(self, shape):
+            self.bn.build(shape)
+            self.conv.build(shape)
+
+        def call(self, x):
+            return self.conv(self.bn(x))
+
+    fast = kito.optimize(randomize(around(Pre(name="pre"))))
+    assert type(fast.get_layer("pre")) is Pre
+
+
+def test_a_block_inside_a_sequential():
+    model = keras.Sequential([keras.Input(SHAPE), Block(), layers.ReLU()])
+    assert type(check_rewrites(model, times=1)) is keras.Sequential
+
+
+def test_a_block_of_several_inputs():
+    @keras.saving.register_keras_serializable("test_trace")
+    class Merge(Block):
+        def build(self, x_shape, skip_shape=None):
+            super().build(x_shape)
+
+        def call(self, x, skip=None):
+            return super().call(x) + skip
+
+        def compute_output_shape(self, x_shape, skip_shape=None):
+            return super().compute_output_shape(x_shape)
+
+    inputs, skip = keras.Input(SHAPE), keras.Input((8, 8, 4))
+    check_rewrites(keras.Model([inputs, skip], Merge()(inputs, skip=skip)), times=1)
+
+
+def test_half_precision_casts_at_the_border():
+    keras.config.set_dtype_policy("mixed_bfloat16")
+    check_rewrites(around(Block()), times=1)
+
+
+# What a trace does not show, the check on data must find.
+
+
+class RandomBlock(Block):
+    def call(self, x):
+        return super().call(x) + keras.random.normal((8, 8, 4))
+
+
+class WeightBlock(Block):
+    def build(self, shape):
+        super().build(shape)
+        self.scale = self.add_weight(shape=(self.filters,), name="scale")
+
+    def call(self, x):
+        return super().call(x) * self.scale
+
+
+class CountingBlock(Block):
+    count = 0
+
+    def call(self, x):
+        self.count = self.count + 1
+        return super().call(x)
+
+
+class EagerBlock(Block):
+    def call(self, x):
+        if isinstance(x, keras.KerasTensor):
+            return super().call(x)
+        return super().call(x) * 1.5
+
+
+class SizeBlock(Block):
+    def call(self, x):
+        x = super().call(x)
+        return x * 2 if (x.shape[1] or 0) > 64 else x
+
+
+class NumpyBlock(Block):
+    def call(self, x):
+        return super().call(x) * float(np.asarray(ops.convert_to_numpy(x)).sum() > 0)
+
+
+@pytest.mark.parametrize(
+    ("block", "shape", "reason"),
+    [
+        (RandomBlock, SHAPE, "kept whole"),
+        (WeightBlock, SHAPE, "hands a Variable to multiply"),
+        (CountingBlock, SHAPE, "changes count.count"),
+        (EagerBlock, SHAPE, "differ by"),
+        (SizeBlock, (None, None, 3), "differ by"),
+    ],
+)
+def test_declines_what_a_trace_does_not_show(block, shape, reason):
+    composite = block(name="count")
+    model = around(composite, shape=shape)
+    before = dict(vars(composite))
+    fast = kept_whole(model, reason)
+    assert {**vars(composite), "_called": True} == {**before, "_called": True}
+    if block is not RandomBlock:
+        check_equivalent(model, fast)
+
+
+def test_declines_a_block_that_leaves_keras():
+    inputs = keras.Input(batch_shape=(2, *SHAPE))
+    block = NumpyBlock()
+    block.compute_output_spec = lambda x: keras.KerasTensor((2, 8, 8, 4), "float32")
+    block.build(inputs.shape)
+    model = keras.Model(inputs, block(inputs))
+    report = kito.Report()
+    kito.optimize(model, report=report)
+    assert not report.applied
+
+
+def test_declines_a_block_with_training_true():
+    inputs = keras.Input(SHAPE)
+    model = randomize(keras.Model(inputs, Block(name="block")(inputs, training=True)))
+    report = kito.Report()
+    kito.optimize(model, report=report)
+    assert "it is called with training=True" in report.notes[0]
+
+
+def test_declines_a_block_that_is_called_in_two_ways():
+    block = Block(3)
+    one, two = keras.Input(SHAPE), keras.Input((16, 16, 3))
+    kept_whole(keras.Model([one, two], [block(one), block(two)]), "called in 2 different ways")
+
+
+def test_declines_a_mask():
+    @keras.saving.register_keras_serializable("test_trace")
+    class Steps(layers.Layer):
+        def __init__(self, **options):
+            super().__init__(**options)
+            self.dense, self.bn = Dense(4), BatchNormalization()
+            self.supports_masking = True
+
+        def build(self, shape):
+            self.dense.build(shape)
+            self.bn.build(shape)
+
+        def call(self, x):
+            return self.bn(self.dense(x))
+
+    inputs = keras.Input((6,), dtype="int32")
+    x = layers.Embedding(5, 4, mask_zero=True)(inputs)
+    model = keras.Model(inputs, layers.LSTM(3)(Steps()(x)))
+    check_equivalent(model, kept_whole(model, "a mask runs through it"))
+
+
+# Subclassed models
+
+
+class Network(keras.Model):
+    """One tensor in, one out; any size."""
+
+    def __init__(self):
+        super().__init__()
+        self.block = Block(name="block")
+        self.head = Dense(2, name="head")
+
+    def call(self, x):
+        return self.head(ops.mean(self.block(x), axis=(1, 2)))
+
+
+class DictNetwork(Network):
+    """A dict in, a dict out."""
+
+    def call(self, inputs):
+        y = self.block(inputs["image"])
+        return {"scores": self.head(y), "sum": y + inputs["offset"]}
+
+
+class FlatNetwork(Network):
+    """One size only."""
+
+    def __init__(self):
+        super().__init__()
+        self.flatten = layers.Flatten()
+
+    def call(self, x):
+        return self.head(self.flatten(self.block(x)))
+
+
+def test_a_subclassed_model_becomes_functional():
+    model = Network()
+    data = np.random.default_rng(0).normal(size=(2, *SHAPE)).astype("float32")
+    model(data)
+    randomize(model)
+    report = kito.Report()
+    fast = kito.optimize(model, report=report)
+    assert len(report.applied) == 1
+    assert fast.input_shape == (None, None, None, 3)
+    assert np.allclose(fast.predict_on_batch(data), model.predict_on_batch(data), atol=1e-5)
+    larger = np.ones((1, 20, 24, 3), "float32")
+    assert np.allclose(fast.predict_on_batch(larger), model.predict_on_batch(larger), atol=1e-5)
+
+
+def test_a_subclassed_model_of_one_size():
+    model = FlatNetwork()
+    data = np.random.default_rng(0).normal(size=(2, *SHAPE)).astype("float32")
+    model(data)
+    fast = kito.optimize(randomize(model))
+    assert fast.input_shape == (None, *SHAPE)
+    assert np.allclose(fast.predict_on_batch(data), model.predict_on_batch(data), atol=1e-4)
+
+
+def test_a_subclassed_model_of_a_dict():
+    model = DictNetwork()
+    data = {"image": np.ones((2, *SHAPE), "float32"), "offset": np.ones((2, 1, 1, 1), "float32")}
+    model(data)
+    fast = kito.optimize(randomize(model))
+    expected, answer = model.predict_on_batch(data), fast.predict_on_batch(data)
+    assert expected.keys() == answer.keys()
+    for name in expected:
+        assert np.allclose(expected[name], answer[name], atol=1e-5)
+
+
+def test_a_subclassed_model_that_can_not_be_traced():
+    class Untraceable(Network):
+        def call(self, x):
+            return super().call(x) * float(ops.convert_to_numpy(x).sum())
+
+    model = Untraceable()
+    model(np.ones((2, *SHAPE), "float32"))
+    with pytest.raises(kito.InputError, match="its `call` can't be traced"):
+        kito.optimize(model)
+
+
+def test_a_subclassed_model_of_several_arguments():
+    class Two(Network):
+        def call(self, x, y):
+            return super().call(x) + y
+
+    model = Two()
+    model(np.ones((2, *SHAPE), "float32"), np.ones((2, 2), "float32"))
+    with pytest.raises(kito.InputError, match="does not take its inputs as one argument"):
+        kito.optimize(model)
+
+
+def test_an_unbuilt_model():
+    with pytest.raises(kito.InputError, match="is not built"):
+        kito.optimize(Network())
+    with pytest.raises(kito.InputError, match="is not built"):
+        kito.optimize(keras.Sequential([Dense(3)]))
+
+
+def test_not_a_model():
+    with pytest.raises(kito.InputError, match=r"expected a keras.Model, got builtins.str"):
+        kito.optimize("model.keras")
+
+
+def test_a_keras_2_model():
+    fake = type("Functional", (), {"__module__": "tf_keras.src.engine.functional"})
+    with pytest.raises(kito.InputError, match="a tf_keras"):
+        kito.optimize(fake())
+
+
+def test_a_functional_model_with_a_class_of_its_own():
+    class Backbone(keras.Model):
+        def __init__(self, **options):
+            inputs = keras.Input(SHAPE)
+            super().__init__(inputs, BatchNormalization()(Conv2D(4, 3)(inputs)), **options)
+
+    fast = check_rewrites(Backbone(name="backbone"), times=1)
+    assert fast.name == "backbone"
