@@ -23,6 +23,10 @@ from kito.graph.keras_internals import structures, sublayers
 from kito.report import Report
 
 TOLERANCES = {"float64": 1e-12, "float32": 1e-5, "float16": 2e-2, "bfloat16": 1e-1}
+if keras.backend.backend() != "tensorflow":
+    # There Keras 3.15 itself computes parts of a float64 model in float32: BatchNormalization on
+    # JAX, matrix products on PyTorch.
+    TOLERANCES["float64"] = 1e-6
 
 
 def randomize(model: keras.Model, seed: int = 0) -> keras.Model:

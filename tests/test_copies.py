@@ -58,6 +58,7 @@ def test_a_custom_layer_that_only_its_module_knows():
     assert not report.notes
 
 
+@pytest.mark.skipif(keras.backend.backend() != "tensorflow", reason="tensors of text")
 def test_preprocessing_state_is_copied():
     words = layers.StringLookup(num_oov_indices=1)
     words.adapt(np.array([["b"], ["a"], ["b"]]))

@@ -8,8 +8,10 @@ place, so that no second copy of them exists.
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import tempfile
+from collections.abc import Iterator
 from typing import Any
 
 import keras
@@ -110,7 +112,9 @@ class _Builder:
         if layer not in self.built and _is_copied(layer):
             return self.copy(layer, args, kwargs)
         if layer not in self.built:
-            self.built[layer] = self.make(layer, keras.tree.flatten((args, kwargs))[0].shape)
+            leaves = keras.tree.flatten((args, kwargs))
+            first = next(leaf for leaf in leaves if isinstance(leaf, keras.KerasTensor))
+            self.built[layer] = self.make(layer, first.shape)
         return self.built[layer](*args, **kwargs)
 
     def make(self, layer: Layer, shape: tuple[int | None, ...]) -> keras.Operation:
@@ -128,7 +132,7 @@ class _Builder:
         """Copy a layer of the source, call it, which builds it, and give it its weights."""
         try:
             self.built[layer] = copy_structure(layer.source)
-            with no_initializers([self.built[layer]]):
+            with no_initializers([self.built[layer]]), policy_of(layer.source):
                 outputs = self.built[layer](*args, **kwargs)
             copy_state(layer.source, self.built[layer])
             return outputs
@@ -172,7 +176,7 @@ class _Builder:
             return
         try:
             copy = copy_structure(layer.source)
-            with no_initializers([copy]):
+            with no_initializers([copy]), policy_of(layer.source):
                 copy.build_from_config(layer.source.get_build_config())
             copy_state(layer.source, copy)
             self.built[layer] = copy
@@ -220,13 +224,30 @@ def _is_chain(graph: Graph) -> bool:
 
 def copy_structure(layer: keras.Layer) -> keras.Layer:
     """A second layer of the same configuration, not yet built."""
+    with policy_of(layer):
+        try:
+            copy = type(layer).from_config(layer.get_config())
+        except Exception:
+            # Classes that nobody registered: those inside the layer are known all the same.
+            classes = {type(part).__name__: type(part) for part in sublayers(layer)}
+            with keras.saving.custom_object_scope(classes):
+                copy = type(layer).from_config(layer.get_config())
+    # SpatialDropout leaves the policy out of its configuration, layers without a `get_config` of
+    # their own leave out the name.
+    copy.dtype_policy = layer.dtype_policy
+    copy.name = layer.name
+    return copy
+
+
+@contextlib.contextmanager
+def policy_of(layer: keras.Layer) -> Iterator[None]:
+    """Let layers that a layer makes for itself have the policy that it has."""
+    before = keras.config.dtype_policy()
+    keras.config.set_dtype_policy(layer.dtype_policy)
     try:
-        return type(layer).from_config(layer.get_config())
-    except Exception:
-        # Classes that nobody registered: those inside the layer are known all the same.
-        classes = {type(part).__name__: type(part) for part in sublayers(layer)}
-        with keras.saving.custom_object_scope(classes):
-            return type(layer).from_config(layer.get_config())
+        yield
+    finally:
+        keras.config.set_dtype_policy(before)
 
 
 def copy_state(source: keras.Layer, copy: keras.Layer) -> None:
@@ -241,8 +262,11 @@ def copy_state(source: keras.Layer, copy: keras.Layer) -> None:
     ):
         raise _CannotCopyError("its configuration builds other weights")
     for old, new in pairs:
-        new.assign(old)
+        # A copy: on JAX, `predict` gives the memory of a model's variables away while it runs.
+        new.assign(keras.ops.copy(old))
     for old_part, new_part in zip(sublayers(source), sublayers(copy), strict=True):
+        if old_part.dtype_policy != new_part.dtype_policy:
+            raise _CannotCopyError(f"its configuration gives {new_part.name} another dtype policy")
         if _overrides(old_part, "load_assets"):
             with tempfile.TemporaryDirectory() as folder:
                 old_part.save_assets(folder)

@@ -131,8 +131,12 @@ class Layer:
             for name in self.config
             if name.endswith(TRAINING_ONLY) or name.startswith("lora_")
         }
-        # As tensors of the backend: a variable takes one over, where it would copy an array.
-        tensors = {name: keras.ops.convert_to_tensor(array) for name, array in weights.items()}
+        # As tensors of the backend: a variable takes one over, where it would copy an array. With
+        # the dtype: without it, some backends make float32 of float64.
+        tensors = {
+            name: keras.ops.convert_to_tensor(array, dtype=str(array.dtype))
+            for name, array in weights.items()
+        }
         return replace(
             self, overrides={**self.overrides, **dropped, **entries}, new_weights=tensors
         )

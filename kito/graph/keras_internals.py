@@ -8,7 +8,6 @@ from typing import Any
 
 import keras
 from keras.src.models.functional import Functional as Functional
-from keras.src.ops.function import Function as Function
 
 
 def is_graph_class(cls: type[Any]) -> bool:

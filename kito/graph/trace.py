@@ -18,7 +18,7 @@ import keras
 import numpy as np
 
 from kito.graph.ir import Tensor, to_numpy
-from kito.graph.keras_internals import Function, calls_in_order, sublayers, untouched
+from kito.graph.keras_internals import Functional, calls_in_order, sublayers, untouched
 
 # Two sizes for each dimension that is not known: large enough for five poolings by two.
 SIZES = (64, 96)
@@ -31,14 +31,14 @@ class UntraceableError(Exception):
 
 
 @contextlib.contextmanager
-def trace(layer: keras.Layer, args: Any, kwargs: Any) -> Iterator[Function]:
+def trace(layer: keras.Layer, args: Any, kwargs: Any) -> Iterator[Functional]:
     """The graph that the layer's `call` is at inference, for as long as the context lasts.
 
     Args:
         args, kwargs: the arguments of the call, with a `Tensor` where the layer gets a tensor.
 
     Yields:
-        A `Function` of the tensors, in the order in which they stand in the arguments.
+        A Functional model of the tensors, in the order in which they stand in the arguments.
 
     Raises:
         UntraceableError: `call` does not run on symbolic tensors, depends on something that they
@@ -57,7 +57,7 @@ def trace(layer: keras.Layer, args: Any, kwargs: Any) -> Iterator[Function]:
         raise UntraceableError(f"{type(error).__name__}: {reason}") from error
 
 
-def _record(layer: keras.Layer, args: Any, kwargs: Any) -> Function:
+def _record(layer: keras.Layer, args: Any, kwargs: Any) -> Functional:
     inputs: list[keras.KerasTensor] = []
 
     def symbolic(leaf: Any) -> Any:
@@ -76,10 +76,10 @@ def _record(layer: keras.Layer, args: Any, kwargs: Any) -> Function:
     outputs = layer.call(*args, **kwargs)
     if not all(isinstance(leaf, keras.KerasTensor) for leaf in keras.tree.flatten(outputs)):
         raise UntraceableError("its call returns something that is not a tensor")
-    return Function(inputs, outputs)
+    return Functional(inputs, outputs)
 
 
-def _check_constants(function: Function) -> None:
+def _check_constants(function: Functional) -> None:
     """Weights that `call` reads itself would be frozen into the record, and lost on saving."""
     plain = (bool, int, float, str, type(None), type(...), slice, np.ndarray, np.generic)
     for call in calls_in_order(function):
@@ -90,7 +90,7 @@ def _check_constants(function: Function) -> None:
                 )
 
 
-def _check_faithful(layer: keras.Layer, function: Function, args: Any, kwargs: Any) -> None:
+def _check_faithful(layer: keras.Layer, function: Functional, args: Any, kwargs: Any) -> None:
     rng = np.random.default_rng(0)
     dynamic = any(
         size is None
@@ -112,17 +112,20 @@ def _check_faithful(layer: keras.Layer, function: Function, args: Any, kwargs: A
             )
             if isinstance(spec, Tensor)
         ]
-        expected = layer(*data[0], **data[1])
+        with keras.StatelessScope():  # whatever the call assigns to variables is forgotten
+            expected = layer(*data[0], **{**data[1], "training": False})
         keras.tree.assert_same_structure(
             keras.tree.map_structure(lambda _: 0, expected),
             keras.tree.map_structure(lambda _: 0, function._outputs_struct),
         )
-        recorded = function(
-            [
-                keras.ops.cast(tensor, symbol.dtype)
-                for tensor, symbol in zip(tensors, function.inputs, strict=True)
-            ]
-        )
+        with keras.StatelessScope():
+            recorded = function(
+                [
+                    keras.ops.cast(tensor, symbol.dtype)
+                    for tensor, symbol in zip(tensors, function.inputs, strict=True)
+                ],
+                training=False,
+            )
         for one, other in zip(
             keras.tree.flatten(expected), keras.tree.flatten(recorded), strict=True
         ):

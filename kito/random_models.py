@@ -1,0 +1,768 @@
+"""Random Keras models, for property-based tests of rules: `pip install kito[testing]`.
+
+    @given(models())
+    def test_any_model(model):
+        check(model, rules=[my_rule])
+
+`models()` is a hypothesis strategy. A model grows from its inputs call by call: each step picks
+tensors that exist, calls real layers on them, and adds the results to what later steps can pick.
+Steps are plain functions that get `draw`; whatever they pick shrinks to the latest tensor, one
+layer and few options, so that a failing example ends as a short chain of calls.
+
+Models compute the same in every run: nothing random is left on at inference, and every weight has
+a value that shows mistakes (`kito.testing.randomize`).
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import random
+import tempfile
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+
+import hypothesis.strategies as st
+import keras
+import numpy as np
+from hypothesis.strategies import DrawFn
+from keras import layers, ops
+
+from kito.api import optimize
+from kito.definition import Rule
+from kito.graph.ir import to_numpy
+from kito.graph.keras_internals import calls_in_order, is_graph_class, sublayers
+from kito.report import Report
+from kito.samples import random_inputs
+from kito.testing import check_equivalent, randomize
+
+Item = TypeVar("Item")
+Tensor = Any  # keras.KerasTensor, which has no types
+Layer = Any  # keras.layers.Layer
+Tensors = list[Tensor]
+
+POLICIES = ("float32", "float64", "mixed_float16", "mixed_bfloat16")
+SIZES = (4, 3, 5, 2, 1)
+CHANNELS = (2, 3, 4, 1)
+# No step makes a tensor larger than this, for one sample.
+MAX_ELEMENTS = 512
+
+
+# --- whole models -------------------------------------------------------------------------------
+
+
+@st.composite
+def models(draw: DrawFn, *, max_steps: int = 5, policies: Sequence[str] = POLICIES) -> keras.Model:
+    """Built models of Keras' own layers, with random weights.
+
+    Args:
+        max_steps: how many steps a model grows at most; a step makes one to six calls.
+        policies: the names of the dtype policies that models may have.
+    """
+    keras.utils.clear_session(free_memory=False)  # names of layers start anew
+    policy, state = keras.config.dtype_policy(), random.getstate()
+    keras.config.set_dtype_policy(draw(st.sampled_from(policies)))
+    try:
+        kind = sequential if rarely(draw, 5) else functional
+        return randomize(kind(draw, max_steps))
+    finally:
+        keras.config.set_dtype_policy(policy)
+        random.setstate(state)  # Keras draws seeds of initializers, which hypothesis warns of
+
+
+def functional(draw: DrawFn, max_steps: int) -> keras.Model:
+    """A Functional model with any number of inputs and outputs, in any structure."""
+    batch = draw(st.sampled_from((None, 2, 3, 1)))
+    count = draw(st.sampled_from((1, 2, 3)))
+    inputs, tensors = [], []
+    for number in range(count):
+        tensor, ready = entry(draw, batch, f"in{number}")
+        inputs.append(tensor)
+        tensors.append(ready)
+    grow(draw, tensors, max_steps)
+    candidates = [*reversed(tensors), *inputs]  # an input may be an output
+    outputs = [candidates[0]]
+    while len(outputs) < 3 and rarely(draw, 3):
+        outputs.append(draw(st.sampled_from(candidates)))
+    return keras.Model(
+        structure(draw, {tensor.name: tensor for tensor in inputs}),
+        structure(draw, {f"out{number}": tensor for number, tensor in enumerate(outputs)}),
+        name="model",
+    )
+
+
+def sequential(draw: DrawFn, max_steps: int) -> keras.Model:
+    """A Sequential model: layers only, each called once."""
+    x = keras.Input(input_shape(draw))
+    parts = [x]
+    for _ in range(draw(st.integers(1, max_steps))):
+        new = linear_and_norm(draw, x) if draw(st.booleans()) else (any_layer(draw, x),)
+        for layer in new:
+            x = layer(x)
+            parts.append(layer)
+    return keras.Sequential(parts, name="model")
+
+
+def entry(draw: DrawFn, batch: int | None, name: str) -> tuple[Tensor, Tensor]:
+    """An input, and what steps can pick of it: the input itself, or an embedding of its words."""
+    if rarely(draw, 6):
+        length = draw(st.sampled_from((*SIZES, None)))
+        words = keras.Input(batch_shape=(batch, length), dtype="int32", name=name)
+        embedding = layers.Embedding(
+            5, draw(st.sampled_from(CHANNELS)), mask_zero=draw(st.booleans())
+        )
+        return words, embedding(words)
+    tensor = keras.Input(batch_shape=(batch, *input_shape(draw)), name=name)
+    return tensor, tensor
+
+
+def input_shape(draw: DrawFn) -> tuple[int | None, ...]:
+    """The shape of one sample: zero to three sizes, maybe not known, and the channels."""
+    rank = draw(st.sampled_from((2, 1, 0, 3)))
+    # Three sizes that are not known would be 64 * 64 * 64 elements when the model runs.
+    sizes = st.sampled_from(SIZES if rank == 3 else (*SIZES, None))
+    return (*(draw(sizes) for _ in range(rank)), draw(st.sampled_from(CHANNELS)))
+
+
+def structure(draw: DrawFn, tensors: dict[str, Tensor]) -> Any:
+    """Tensors in one of the structures in which models take and return them."""
+    first, *others = tensors
+    flat = list(tensors.values())
+    choices: list[Any] = [flat[0] if len(flat) == 1 else flat, flat, dict(tensors), tuple(flat)]
+    if others:
+        choices.append({first: flat[0], "rest": {name: tensors[name] for name in others}})
+        choices.append([flat[0], flat[1:]])
+    return choices[draw(st.integers(0, len(choices) - 1))]
+
+
+# --- steps: (draw, x, tensors) -> new tensors ---------------------------------------------------
+
+
+def grow(draw: DrawFn, tensors: Tensors, max_steps: int) -> None:
+    """Take up to `max_steps` steps, and add what they give to the tensors."""
+    for _ in range(draw(st.integers(1, max_steps))):
+        x = latest(draw, tensors)
+        steps = STEPS + (SEQUENCE_STEPS if len(x.shape) == 3 else ())
+        tensors.extend(draw(st.sampled_from(steps))(draw, x, tensors))
+
+
+def normalized_step(draw: DrawFn, x: Tensor, tensors: Tensors) -> Tensors:
+    """Linear layer, BatchNormalization, and maybe something after it: what the rules are for."""
+    linear, norm = linear_and_norm(draw, x)
+    first = linear(x)
+    second = norm_call(draw, norm, first)
+    if rarely(draw):
+        return [first, second]  # the first may be read by others
+    return [second]
+
+
+def layer_step(draw: DrawFn, x: Tensor, tensors: Tensors) -> Tensors:
+    """One layer on one tensor."""
+    return [any_layer(draw, x)(x)]
+
+
+def merge_step(draw: DrawFn, x: Tensor, tensors: Tensors) -> Tensors:
+    """Add, Concatenate and the like, of tensors that exist; one tensor may come in twice."""
+    others = [alike(draw, x, tensors) for _ in range(draw(st.integers(1, 2)))]
+    return [merge(draw, [x, *others])]
+
+
+def residual_step(draw: DrawFn, x: Tensor, tensors: Tensors) -> Tensors:
+    """Branches that keep the shape, merged with what they started from."""
+    branches = [x]
+    for _ in range(draw(st.integers(1, 2))):
+        branches.append(same_shape(draw, x))
+    if rarely(draw, 3):
+        branches.append(x)
+    return [merge(draw, branches)]
+
+
+def shared_linear_step(draw: DrawFn, x: Tensor, tensors: Tensors) -> Tensors:
+    """One linear layer on two tensors, with one BatchNormalization or two."""
+    linear, norm = linear_and_norm(draw, x)
+    first, second = linear(x), linear(alike(draw, x, tensors))
+    other_norm = norm if draw(st.booleans()) else another(norm)
+    return combined(draw, [norm(first), other_norm(second)])
+
+
+def shared_norm_step(draw: DrawFn, x: Tensor, tensors: Tensors) -> Tensors:
+    """One BatchNormalization after two linear layers."""
+    linear, norm = linear_and_norm(draw, x)
+    first, second = linear(x), another(linear)(alike(draw, x, tensors))
+    return combined(draw, [norm(first), norm(second)])
+
+
+def nested_step(draw: DrawFn, x: Tensor, tensors: Tensors) -> Tensors:
+    """A model in the model, called once or twice."""
+    model = submodel(draw, x)
+    if draw(st.booleans()):
+        return combined(draw, [model(x), model(alike(draw, x, tensors))])
+    return [model(x)]
+
+
+def lookalikes_step(draw: DrawFn, x: Tensor, tensors: Tensors) -> Tensors:
+    """Two models in the model, in which layers have the same names."""
+    results = []
+    linear, norm = linear_and_norm(draw, x)
+    for _ in range(2):
+        inside = keras.Input(x.shape[1:], dtype=x.dtype)
+        y = another(norm, name="norm")(another(linear, name="linear")(inside))
+        results.append(keras.Model(inside, y)(x))
+    return combined(draw, results)
+
+
+def composite_step(draw: DrawFn, x: Tensor, tensors: Tensors) -> Tensors:
+    """A layer written in Python, called twice."""
+    block = composite(draw, x)
+    return combined(draw, [block(x), block(alike(draw, x, tensors))])
+
+
+def operation_step(draw: DrawFn, x: Tensor, tensors: Tensors) -> Tensors:
+    """A function of `keras.ops`, or an operator, on tensors."""
+    operations: list[Callable[[], Tensor]] = [
+        lambda: ops.relu(x),
+        lambda: ops.add(x, 0.5),
+        lambda: x * 2,
+        lambda: 1 - x,
+        lambda: ops.add(x, np.linspace(-1, 1, x.shape[-1], dtype="float32")),
+        lambda: ops.concatenate([x, alike(draw, x, tensors)], axis=-1),
+        lambda: ops.add(x, alike(draw, x, tensors)),
+        lambda: ops.tanh(x),
+        lambda: x[..., ::-1],
+        lambda: ops.mean(x, axis=-1, keepdims=True),
+    ]
+    if None not in x.shape[1:]:
+        operations.append(lambda: ops.reshape(x, (-1, math.prod(x.shape[1:]))))
+    return [draw(st.sampled_from(operations))()]
+
+
+def attention_step(draw: DrawFn, x: Tensor, tensors: Tensors) -> Tensors:
+    """Attention, which takes several tensors by keyword."""
+    attention = layers.MultiHeadAttention(draw(st.integers(1, 2)), key_dim=2)
+    other = alike(draw, x, tensors)
+    if draw(st.booleans()):
+        return [attention(query=x, value=other)]
+    return [attention(x, other, key=alike(draw, x, tensors))]
+
+
+def masked_step(draw: DrawFn, x: Tensor, tensors: Tensors) -> Tensors:
+    """A mask that runs through a linear layer and a normalization."""
+    x = layers.Masking(0.0)(x)
+    linear = layers.Dense(draw(st.sampled_from(CHANNELS)))
+    x = normalization(draw, linear(x), -1)(linear(x)) if draw(st.booleans()) else linear(x)
+    return [layers.LSTM(2, return_sequences=draw(st.booleans()))(x)]
+
+
+STEPS = (
+    normalized_step,
+    layer_step,
+    merge_step,
+    residual_step,
+    operation_step,
+    shared_linear_step,
+    shared_norm_step,
+    nested_step,
+    lookalikes_step,
+    composite_step,
+)
+SEQUENCE_STEPS = (attention_step, masked_step)
+
+
+def combined(draw: DrawFn, tensors: Tensors) -> Tensors:
+    """Tensors of one shape as they are, or merged."""
+    return [merge(draw, tensors)] if draw(st.booleans()) else tensors
+
+
+def merge(draw: DrawFn, tensors: Tensors) -> Tensor:
+    """A layer that makes one tensor of several of the same shape."""
+    if len(tensors) == 2 and rarely(draw, 6):
+        return layers.Subtract()(tensors)
+    kinds = [layers.Add, layers.Concatenate, layers.Multiply, layers.Average, layers.Maximum]
+    return draw(st.sampled_from(kinds))()(tensors)
+
+
+def same_shape(draw: DrawFn, x: Tensor) -> Tensor:
+    """Calls that keep the shape, with a normalization among them."""
+    rank, channels = len(x.shape) - 2, x.shape[-1]
+    if rank and draw(st.booleans()):
+        linear = CONVOLUTIONS[rank](
+            channels, 3, padding="same", use_bias=draw(st.booleans()), activation=inner(draw)
+        )
+    else:
+        linear = layers.Dense(channels, use_bias=draw(st.booleans()), activation=inner(draw))
+    y = linear(x)
+    y = norm_call(draw, normalization(draw, y, -1), y)
+    return layers.ReLU()(y) if draw(st.booleans()) else y
+
+
+def submodel(draw: DrawFn, x: Tensor) -> keras.Model:
+    """A Functional or Sequential model for tensors like this one."""
+    inside = keras.Input(x.shape[1:], dtype=x.dtype)
+    if draw(st.booleans()):
+        return keras.Sequential([inside, *linear_and_norm(draw, inside)])
+    tensors = [inside]
+    grow(draw, tensors, 2)
+    return keras.Model(inside, tensors[-1])
+
+
+# --- layers: (draw, x) -> a layer that can be called on x ----------------------------------------
+
+
+def any_layer(draw: DrawFn, x: Tensor) -> Layer:
+    """Any layer that takes one tensor."""
+    return draw(st.sampled_from(LAYERS[len(x.shape) - 2]))(draw, x)
+
+
+def linear_and_norm(draw: DrawFn, x: Tensor) -> tuple[Layer, Layer]:
+    """A linear layer and a BatchNormalization that can be called after it."""
+    linear = draw(st.sampled_from(LINEAR[len(x.shape) - 2]))(draw, x)
+    y = linear.compute_output_spec(keras.KerasTensor(x.shape, x.dtype))
+    first = getattr(linear, "data_format", None) == "channels_first"
+    return linear, normalization(draw, y, 1 if first else -1)
+
+
+def normalization(draw: DrawFn, x: Tensor, channel_axis: int = -1) -> Layer:
+    """BatchNormalization, mostly of the channels."""
+    axis = channel_axis
+    if rarely(draw, 6):
+        axis = draw(st.sampled_from([i for i, size in enumerate(x.shape) if i and size]))
+    return layers.BatchNormalization(
+        axis=axis,
+        scale=not rarely(draw, 4),
+        center=not rarely(draw, 4),
+        epsilon=draw(st.sampled_from((1e-3, 1e-5))),
+        trainable=not rarely(draw, 6),
+        dtype="float32" if rarely(draw) else None,
+    )
+
+
+def norm_call(draw: DrawFn, norm: Layer, x: Tensor) -> Tensor:
+    """The normalization of a tensor; training=True normalizes with the batch's own statistics."""
+    if rarely(draw):
+        return norm(x, training=True)
+    return norm(x)
+
+
+def convolution(draw: DrawFn, x: Tensor) -> Layer:
+    """Conv1D, Conv2D or Conv3D."""
+    data_format, sizes, channels = layout(draw, x)
+    divisors = [n for n in (2, 3, 4) if channels % n == 0]
+    groups = draw(st.sampled_from([1, *divisors])) if rarely(draw, 3) else 1
+    return CONVOLUTIONS[len(sizes)](
+        groups * draw(st.integers(1, 4 // groups)),
+        groups=groups,
+        data_format=data_format,
+        **window(draw, sizes, causal=len(sizes) == 1),
+        **options(draw),
+    )
+
+
+def transposed(draw: DrawFn, x: Tensor) -> Layer:
+    """Conv1DTranspose, Conv2DTranspose or Conv3DTranspose."""
+    data_format, sizes, _ = layout(draw, x)
+    # TensorFlow has no dilated gradient of a convolution in float64 and float16 on the CPU.
+    dilation = 2 if compute_dtype() in ("float32", "bfloat16") and rarely(draw, 4) else 1
+    strides = tuple(draw(st.integers(1, 2)) if dilation == 1 else 1 for _ in sizes)
+    kernel = tuple(draw(st.integers(1, 3)) for _ in sizes)
+    return TRANSPOSED[len(sizes)](
+        draw(st.integers(1, 4)),
+        kernel,
+        strides=strides,
+        dilation_rate=dilation,
+        padding=draw(st.sampled_from(("valid", "same"))),
+        data_format=data_format,
+        **options(draw),
+    )
+
+
+def depthwise(draw: DrawFn, x: Tensor) -> Layer:
+    """DepthwiseConv1D or DepthwiseConv2D."""
+    data_format, sizes, _ = layout(draw, x, everywhere=True)
+    return (layers.DepthwiseConv1D, layers.DepthwiseConv2D)[len(sizes) - 1](
+        depth_multiplier=draw(st.integers(1, 2)),
+        data_format=data_format,
+        **window(draw, sizes, square=True),
+        **options(draw),
+    )
+
+
+def separable(draw: DrawFn, x: Tensor) -> Layer:
+    """SeparableConv1D or SeparableConv2D."""
+    data_format, sizes, _ = layout(draw, x, everywhere=True)
+    return (layers.SeparableConv1D, layers.SeparableConv2D)[len(sizes) - 1](
+        draw(st.integers(1, 4)),
+        depth_multiplier=draw(st.integers(1, 2)),
+        data_format=data_format,
+        **window(draw, sizes, square=True),
+        **options(draw),
+    )
+
+
+def dense(draw: DrawFn, x: Tensor) -> Layer:
+    """Dense, on the last axis."""
+    return layers.Dense(draw(st.integers(1, 4)), **options(draw))
+
+
+def activation(draw: DrawFn, x: Tensor) -> Layer:
+    """An activation as a layer."""
+    kinds = (
+        layers.ReLU,
+        lambda: layers.Activation("sigmoid"),
+        lambda: layers.LeakyReLU(0.1),
+        lambda: layers.Activation("linear"),
+        lambda: layers.ReLU(6.0),
+        layers.ELU,
+        layers.Softmax,
+        lambda: layers.PReLU(shared_axes=list(range(1, len(x.shape) - 1)) or None),
+    )
+    return draw(st.sampled_from(kinds))()
+
+
+def noise(draw: DrawFn, x: Tensor) -> Layer:
+    """A layer that does nothing at inference."""
+    kinds = [lambda: layers.Dropout(0.5), lambda: layers.GaussianNoise(1.0)]
+    kinds += [lambda: layers.GaussianDropout(0.5)]
+    if spatial := SPATIAL_DROPOUT.get(len(x.shape) - 2):
+        kinds.append(lambda: spatial(0.5))
+    return draw(st.sampled_from(kinds))()
+
+
+def other_normalization(draw: DrawFn, x: Tensor) -> Layer:
+    """A normalization that no rule folds, or one that has no linear layer before it."""
+    kinds = (
+        lambda: normalization(draw, x),
+        layers.LayerNormalization,
+        lambda: layers.GroupNormalization(1),
+    )
+    return draw(st.sampled_from(kinds))()
+
+
+def pooling(draw: DrawFn, x: Tensor) -> Layer:
+    """A pooling with a window."""
+    rank = len(x.shape) - 2
+    options = window(draw, x.shape[1:-1], dilation=False)
+    options["pool_size"] = options.pop("kernel_size")
+    return draw(st.sampled_from(POOLING[rank]))(**options)
+
+
+def global_pooling(draw: DrawFn, x: Tensor) -> Layer:
+    """A pooling that leaves the channels."""
+    return draw(st.sampled_from(GLOBAL_POOLING[len(x.shape) - 2]))(keepdims=draw(st.booleans()))
+
+
+def resizing(draw: DrawFn, x: Tensor) -> Layer:
+    """Zero padding, cropping or upsampling."""
+    rank = len(x.shape) - 2
+    padding, cropping, upsampling = RESIZING[rank]
+    kinds = [lambda: padding(draw(st.integers(1, 2)))]
+    if all(size is None or size > 2 for size in x.shape[1:-1]):
+        kinds.append(lambda: cropping(1))
+    if elements(x) <= MAX_ELEMENTS >> rank:
+        kinds.append(lambda: upsampling(2))
+    return draw(st.sampled_from(kinds))()
+
+
+def reshaping(draw: DrawFn, x: Tensor) -> Layer:
+    """Flatten, Reshape, Permute or RepeatVector."""
+    shape = x.shape[1:]
+    kinds = [lambda: layers.Reshape((-1, shape[-1]))]
+    if len(shape) == 1:
+        kinds += [lambda: layers.RepeatVector(draw(st.integers(1, 3)))]
+        kinds += [lambda: layers.Reshape((1, 1, shape[0]))]
+    if None not in shape:
+        order = st.permutations(range(1, len(shape) + 1))
+        kinds += [layers.Flatten, lambda: layers.Permute(draw(order))]
+        kinds += [lambda: layers.Reshape(shape[::-1])]
+    return draw(st.sampled_from(kinds))()
+
+
+def recurrent(draw: DrawFn, x: Tensor) -> Layer:
+    """LSTM, GRU or SimpleRNN, in one or both directions."""
+    kind = draw(st.sampled_from((layers.GRU, layers.LSTM, layers.SimpleRNN)))
+    layer = kind(2, return_sequences=draw(st.booleans()))
+    return layers.Bidirectional(layer) if draw(st.booleans()) else layer
+
+
+def time_distributed(draw: DrawFn, x: Tensor) -> Layer:
+    """A layer for each step of time."""
+    step = keras.KerasTensor((x.shape[0], *x.shape[2:]), x.dtype)
+    inside = draw(st.sampled_from(LINEAR[len(step.shape) - 2]))(draw, step)
+    return layers.TimeDistributed(inside)
+
+
+def spectral(draw: DrawFn, x: Tensor) -> Layer:
+    """SpectralNormalization of a Dense layer, or of a convolution."""
+    inside = convolution if len(x.shape) == 4 else dense
+    return layers.SpectralNormalization(inside(draw, x))
+
+
+def composite(draw: DrawFn, x: Tensor) -> Layer:
+    """A layer written in Python that holds a linear layer and its normalization."""
+    if rarely(draw, 4):
+        return Bottleneck(draw(st.sampled_from(CHANNELS)))
+    linear, norm = linear_and_norm(draw, x)
+    return Block(linear, norm, rate=draw(st.sampled_from((0.0, 0.5))))
+
+
+@keras.saving.register_keras_serializable("kito.random_models")
+class Block(layers.Layer):  # type: ignore[misc]
+    """A layer written in Python: linear, normalization, activation, dropout."""
+
+    def __init__(self, linear: Layer, norm: Layer, rate: float, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.linear, self.norm = linear, norm
+        self.dropout = layers.Dropout(rate)
+
+    def call(self, x: Tensor, training: bool | None = None) -> Tensor:
+        """What a trained block does: with dropout where it trains."""
+        x = ops.relu(self.norm(self.linear(x), training=training))
+        return self.dropout(x, training=training)
+
+    def get_config(self) -> dict[str, Any]:
+        """The layers inside are saved as their configurations."""
+        parts = {"linear": self.linear, "norm": self.norm}
+        own = {name: keras.saving.serialize_keras_object(part) for name, part in parts.items()}
+        return {**super().get_config(), **own, "rate": self.dropout.rate}
+
+    @classmethod
+    def from_config(cls, config: dict[str, Any]) -> Block:
+        """A block of new layers with the saved configurations."""
+        parts = {
+            name: keras.saving.deserialize_keras_object(config[name]) for name in ("linear", "norm")
+        }
+        return cls(**{**config, **parts})
+
+
+@keras.saving.register_keras_serializable("kito.random_models")
+class Bottleneck(layers.Layer):  # type: ignore[misc]
+    """A layer written in Python that leaves its configuration and its building to Keras."""
+
+    def __init__(self, units: int, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.down = layers.Dense(1, use_bias=False)
+        self.norm = layers.BatchNormalization()
+        self.up = layers.Dense(units, activation="relu")
+
+    def call(self, x: Tensor) -> Tensor:
+        """Fewer channels, and back."""
+        return self.up(self.norm(self.down(x)))
+
+
+# By the number of sizes between the batch and the channels.
+CONVOLUTIONS = {1: layers.Conv1D, 2: layers.Conv2D, 3: layers.Conv3D}
+TRANSPOSED = {1: layers.Conv1DTranspose, 2: layers.Conv2DTranspose, 3: layers.Conv3DTranspose}
+SPATIAL_DROPOUT = {
+    1: layers.SpatialDropout1D,
+    2: layers.SpatialDropout2D,
+    3: layers.SpatialDropout3D,
+}
+POOLING = {
+    1: (layers.MaxPooling1D, layers.AveragePooling1D),
+    2: (layers.MaxPooling2D, layers.AveragePooling2D),
+}
+GLOBAL_POOLING = {
+    1: (layers.GlobalMaxPooling1D, layers.GlobalAveragePooling1D),
+    2: (layers.GlobalMaxPooling2D, layers.GlobalAveragePooling2D),
+    3: (layers.GlobalMaxPooling3D, layers.GlobalAveragePooling3D),
+}
+RESIZING = {
+    1: (layers.ZeroPadding1D, layers.Cropping1D, layers.UpSampling1D),
+    2: (layers.ZeroPadding2D, layers.Cropping2D, layers.UpSampling2D),
+    3: (layers.ZeroPadding3D, layers.Cropping3D, layers.UpSampling3D),
+}
+LINEAR = {
+    0: (dense, spectral),
+    1: (convolution, dense, depthwise, separable, transposed, time_distributed),
+    2: (convolution, dense, depthwise, separable, transposed, time_distributed, spectral),
+    3: (convolution, dense, transposed, time_distributed),
+}
+PLAIN = (activation, noise, other_normalization, reshaping, composite)
+LAYERS = {
+    0: (*LINEAR[0], *PLAIN),
+    1: (*LINEAR[1], *PLAIN, pooling, global_pooling, resizing, recurrent),
+    2: (*LINEAR[2], *PLAIN, pooling, global_pooling, resizing),
+    # No pooling with a window: TensorFlow has none for three sizes in float64 and float16.
+    3: (*LINEAR[3], *PLAIN, global_pooling, resizing),
+}
+
+
+# --- what steps and layers have in common --------------------------------------------------------
+
+
+def rarely(draw: DrawFn, one_in: int = 10) -> bool:
+    """True once in a while; shrinks to False."""
+    return draw(st.integers(1, one_in)) == one_in
+
+
+def latest(draw: DrawFn, tensors: Tensors) -> Tensor:
+    """Any of the tensors; shrinks to the latest."""
+    return draw(st.sampled_from(tensors[::-1]))
+
+
+def alike(draw: DrawFn, x: Tensor, tensors: Tensors) -> Tensor:
+    """A tensor of the same shape and dtype, maybe the same tensor.
+
+    Sizes that are not known may differ when the model runs: such a tensor is only like itself.
+    """
+    same = [y for y in tensors if y is not x and y.shape == x.shape and y.dtype == x.dtype]
+    return latest(draw, [x, *same] if None not in x.shape[1:] else [x])
+
+
+def another(layer: Layer, **changes: Any) -> Layer:
+    """A second layer of the same configuration."""
+    config = layer.get_config() | {"name": None} | changes
+    return type(layer).from_config(config)
+
+
+def elements(x: Tensor) -> int:
+    """How many numbers one sample is; a size that is not known counts as 64."""
+    return math.prod(size or 64 for size in x.shape[1:])
+
+
+def compute_dtype() -> str:
+    """The dtype in which layers of the current policy compute."""
+    return str(keras.config.dtype_policy().compute_dtype)
+
+
+def layout(
+    draw: DrawFn, x: Tensor, *, everywhere: bool = False
+) -> tuple[str, tuple[int | None, ...], int]:
+    """A data format in which a convolution can read the tensor, the sizes and the channels.
+
+    Args:
+        everywhere: the layer takes channels_first in every dtype.
+    """
+    # On the CPU TensorFlow has convolutions of channels_first in float32 only.
+    possible = x.shape[1] is not None and (everywhere or compute_dtype() == "float32")
+    if possible and rarely(draw, 6):
+        return "channels_first", tuple(x.shape[2:]), x.shape[1]
+    return "channels_last", tuple(x.shape[1:-1]), x.shape[-1]
+
+
+def window(
+    draw: DrawFn,
+    sizes: Sequence[int | None],
+    *,
+    causal: bool = False,
+    square: bool = False,
+    dilation: bool = True,
+) -> dict[str, Any]:
+    """Kernel size, strides, dilation and padding that give at least one element.
+
+    Args:
+        causal: whether the layer takes causal padding.
+        square: strides are the same along all sizes.
+        dilation: whether the layer takes dilation.
+    """
+    padding = draw(st.sampled_from(("valid", "same", "causal") if causal else ("valid", "same")))
+    kind = draw(
+        st.sampled_from(("plain", "strides", "dilation") if dilation else ("plain", "strides"))
+    )
+    rate = 2 if kind == "dilation" else 1
+    kernel = []
+    for size in sizes:
+        most = 3 if padding != "valid" or size is None else min(3, (size - 1) // rate + 1)
+        kernel.append(draw(st.integers(1, most)))
+    strides = [1 for _ in sizes]
+    if kind == "strides":
+        strides = [2 for _ in sizes] if square else [draw(st.integers(1, 2)) for _ in sizes]
+    result = {"kernel_size": tuple(kernel), "strides": tuple(strides), "padding": padding}
+    return result | {"dilation_rate": rate} if dilation else result
+
+
+def options(draw: DrawFn) -> dict[str, Any]:
+    """What every linear layer takes."""
+    return {
+        "use_bias": draw(st.booleans()),
+        "activation": inner(draw),
+        "trainable": not rarely(draw),
+    }
+
+
+def inner(draw: DrawFn) -> str | None:
+    """The activation inside a linear layer: mostly none, or the rules have nothing to do."""
+    return draw(st.sampled_from((None, None, None, None, "linear", "relu", "tanh")))
+
+
+# --- the property --------------------------------------------------------------------------------
+
+
+def check(model: keras.Model, rules: Sequence[str | Rule] | None = None) -> Report:
+    """Assert that a model is optimized as it should, whatever it is.
+
+    The result computes the same, in the same structure; the model is untouched; a second run finds
+    nothing to do; the numbers of weights are those of the report; and the result can be saved and
+    loaded if the model can.
+
+    Returns:
+        The report of the optimization.
+
+    Raises:
+        AssertionError: with what differs.
+    """
+    model.run_eagerly = True  # compiling a model that runs twice takes longer than running it
+    inputs = random_inputs(model)
+    before = _state(model, inputs)
+    report = Report()
+    fast = optimize(model, rules, report=report)
+    fast.run_eagerly = True
+    for what, value in _state(model, inputs).items():
+        keras.tree.assert_same_structure(before[what], value)
+        pairs = zip(keras.tree.flatten(before[what]), keras.tree.flatten(value), strict=True)
+        assert all(np.array_equal(old, new, _is_float(old)) for old, new in pairs), (
+            f"the model's own {what} changed"
+        )
+    check_equivalent(model, fast)
+    again = Report()
+    optimize(fast, rules, report=again)
+    assert not again.applied, f"optimizing the result rewrote it again\n{again}"
+    grown = sum(applied.parameters for applied in report.applied)
+    assert fast.count_params() == model.count_params() + grown, (
+        f"{model.count_params()} parameters became {fast.count_params()}, the report says {grown:+}"
+    )
+    error = _lost_in_a_file(fast, inputs)
+    if error is not None and _lost_in_a_file(model, inputs) is None:
+        raise AssertionError(f"the model can be saved and loaded, the result can't: {error}")
+    return report
+
+
+def _is_float(value: Any) -> bool:
+    return np.asarray(value).dtype.kind == "f"
+
+
+def _state(model: keras.Model, inputs: Any) -> dict[str, Any]:
+    """All of a model that optimizing must leave as it is."""
+    return {
+        "weights": [to_numpy(variable) for variable in model.variables],
+        "configuration": json.dumps(model.get_config(), default=repr, sort_keys=True),
+        "calls": _calls(model),
+        "outputs": model.predict_on_batch(inputs),
+    }
+
+
+def _calls(model: keras.Model) -> list[int]:
+    """How many calls each operation of the model knows of."""
+    operations = [*sublayers(model)]
+    for layer in sublayers(model):
+        if is_graph_class(type(layer)):
+            operations += [call.operation for call in calls_in_order(layer)]
+    return [len(operation._inbound_nodes) for operation in operations]
+
+
+def _lost_in_a_file(model: keras.Model, inputs: Any) -> Exception | None:
+    """Why the model can't be saved and loaded, or None if it can."""
+    expected = model.predict_on_batch(inputs)
+    with tempfile.TemporaryDirectory() as folder:
+        try:
+            model.save(Path(folder, "model.keras"))
+            loaded = keras.saving.load_model(Path(folder, "model.keras"), compile=False)
+            loaded.run_eagerly = True
+            actual = loaded.predict_on_batch(inputs)
+        except Exception as error:
+            return error
+    # The structure is not compared: Keras loads tuples as lists.
+    for one, other in zip(keras.tree.flatten(expected), keras.tree.flatten(actual), strict=True):
+        if one.dtype != other.dtype or not np.array_equal(one, other, _is_float(one)):
+            return AssertionError("the model gives other outputs once it is loaded from a file")
+    return None

@@ -1,0 +1,131 @@
+import keras
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from keras import layers
+
+from kito import optimize, random_models
+from kito.random_models import POLICIES, check, models
+
+# What Keras says of models that it runs all the same.
+pytestmark = pytest.mark.filterwarnings("ignore:.*destroy the mask information:UserWarning")
+
+# Building and running a model takes a tenth of a second, some of them a second. The examples are
+# the same in every run; benchmarks/random_models.py looks for new ones.
+some_models = settings(
+    derandomize=True,
+    database=None,
+    deadline=None,
+    suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],
+)
+
+
+@pytest.mark.parametrize("policy", POLICIES)
+def test_any_model_is_optimized_as_it_should(policy):
+    @settings(some_models, max_examples=50)
+    @given(models(policies=[policy]))
+    def property_of_all(model):
+        check(model)
+
+    property_of_all()
+
+
+@settings(some_models, max_examples=50)
+@given(models(max_steps=2))
+def test_small_models_are_optimized_as_they_should(model):
+    check(model)
+
+
+@settings(some_models, max_examples=20)
+@given(models())
+def test_a_drawn_model_is_built_and_has_finite_weights(model):
+    assert model.built
+    assert all(np.isfinite(np.asarray(weight)).all() for weight in model.get_weights())
+
+
+def test_the_policy_in_force_stays():
+    @settings(some_models, max_examples=5)
+    @given(models(policies=["float64"]))
+    def draw(model):
+        assert keras.config.dtype_policy().name == "float32"
+
+    draw()
+
+
+# check() itself: each fault that it is there for is found.
+
+
+def folded():
+    return keras.Sequential(
+        [keras.Input((5,)), layers.Dense(3, name="dense"), layers.BatchNormalization()]
+    )
+
+
+def with_fault(monkeypatch, fault):
+    """Let `check` see an `optimize` that spoils what it returns, or the model."""
+
+    def spoiled(model, rules=None, *, report=None):
+        fast = optimize(model, rules, report=report)
+        return fault(model, fast) or fast
+
+    monkeypatch.setattr(random_models, "optimize", spoiled)
+
+
+def test_check_accepts_what_optimize_does():
+    report = check(folded())
+    assert report.folded == {"dense_batchnorm": 1}
+
+
+def wrong_weight(model, fast):
+    fast.layers[0].bias.assign_add([0, 0, 0.1])
+
+
+def changed_source(model, fast):
+    model.layers[0].bias.assign_add([0, 0, 0.1])
+
+
+def called_source(model, fast):
+    model.layers[0](keras.Input((5,)))
+
+
+def renamed_layer_of_source(model, fast):
+    model.layers[0].name = "other"
+
+
+def unoptimized(model, fast):
+    copy = keras.models.clone_model(model)
+    copy.set_weights(model.get_weights())
+    return copy
+
+
+def more_weights(model, fast):
+    tensor = fast.inputs[0]
+    return keras.Model(tensor, layers.PReLU(alpha_initializer="ones")(fast(tensor)))
+
+
+class Unsaved(layers.Layer):
+    def call(self, x):
+        return x
+
+
+def lost_in_a_file(model, fast):
+    tensor = fast.inputs[0]
+    return keras.Model(tensor, Unsaved()(fast(tensor)))
+
+
+@pytest.mark.parametrize(
+    ("fault", "message"),
+    [
+        (wrong_weight, "the outputs differ"),
+        (changed_source, "the model's own weights changed"),
+        (called_source, "the model's own calls changed"),
+        (renamed_layer_of_source, "the model's own configuration changed"),
+        (unoptimized, "rewrote it again"),
+        (more_weights, "parameters became"),
+        (lost_in_a_file, "the model can be saved and loaded, the result can't"),
+    ],
+)
+def test_check_finds(monkeypatch, fault, message):
+    with_fault(monkeypatch, fault)
+    with pytest.raises(AssertionError, match=message):
+        check(folded())
