@@ -36,6 +36,25 @@ def test_layers_without_a_config_are_shared_and_noted():
     assert len(model.layers[2]._inbound_nodes) == 1
 
 
+def test_a_configuration_that_forgets_an_argument_is_not_trusted():
+    class Forgetful(layers.Layer):
+        def __init__(self, factor=1.0, **options):
+            super().__init__(**options)
+            self.factor = factor
+
+        def call(self, x):
+            return x * self.factor
+
+        def get_config(self):
+            return super().get_config()
+
+    model = keras.Sequential([keras.Input((4,)), Dense(3), BatchNormalization(), Forgetful(2.0)])
+    check_rewrites(model, times=1)
+    report = kito.Report()
+    kito.optimize(model, report=report)
+    assert "its configuration does not carry factor" in report.notes[0]
+
+
 def test_lambda_layers_are_shared():
     inputs = keras.Input((4,))
     x = layers.Lambda(lambda x: x * 2)(BatchNormalization()(Dense(3)(inputs)))

@@ -11,10 +11,12 @@ from __future__ import annotations
 import contextlib
 import itertools
 import tempfile
+import types
 from collections.abc import Iterator
 from typing import Any
 
 import keras
+import numpy as np
 
 from kito.errors import GraphError
 from kito.graph.ir import Graph, Layer, Node, Ref, Tensor, is_rewritten
@@ -23,6 +25,7 @@ from kito.graph.keras_internals import (
     is_graph_class,
     keras_mask,
     no_initializers,
+    own_attributes,
     shell,
     sublayers,
 )
@@ -267,12 +270,33 @@ def copy_state(source: keras.Layer, copy: keras.Layer) -> None:
     for old_part, new_part in zip(sublayers(source), sublayers(copy), strict=True):
         if old_part.dtype_policy != new_part.dtype_policy:
             raise _CannotCopyError(f"its configuration gives {new_part.name} another dtype policy")
+        if lost := [
+            name for name in own_attributes(old_part) if _differs(name, old_part, new_part)
+        ]:
+            raise _CannotCopyError(f"its configuration does not carry {', '.join(lost)}")
         if _overrides(old_part, "load_assets"):
             with tempfile.TemporaryDirectory() as folder:
                 old_part.save_assets(folder)
                 new_part.load_assets(folder)
         if hasattr(new_part, "finalize_state"):
             new_part.finalize_state()
+
+
+def _differs(name: str, source: keras.Layer, copy: keras.Layer) -> bool:
+    """Whether a copy has another value in an attribute, where values can be compared."""
+    if name not in vars(copy):
+        return True
+    old, new = (keras.tree.flatten(vars(layer)[name]) for layer in (source, copy))
+    if len(old) != len(new):
+        return True
+    for one, other in zip(old, new, strict=True):
+        if isinstance(one, np.ndarray):
+            if not np.array_equal(one, other):
+                return True
+        elif isinstance(one, (bool, int, float, str, type(None), types.FunctionType)):
+            if one != other:
+                return True
+    return False
 
 
 def _overrides(layer: keras.Layer, method: str) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 from collections.abc import Iterable, Iterator
 from typing import Any
 
@@ -67,6 +68,22 @@ def shell(operation: keras.Operation) -> keras.Operation:
     handle = object.__new__(type(operation))  # copy.copy would save and load the layer
     vars(handle).update(vars(operation), _inbound_nodes=[], _outbound_nodes=[])
     return handle
+
+
+def own_attributes(layer: keras.Layer) -> list[str]:
+    """The Python attributes that a layer's class added to those of every layer.
+
+    None for Keras' own classes, whose configurations are complete.
+    """
+    if type(layer).__module__.startswith("keras.src."):
+        return []
+    names = vars(layer).keys() - _common_attributes()
+    return sorted(name for name in names if not name.startswith("_self_"))  # TensorFlow's own
+
+
+@functools.cache
+def _common_attributes() -> frozenset[str]:
+    return frozenset(vars(keras.layers.Layer())) | {"build", "quantize"}
 
 
 def sublayers(layer: keras.Layer) -> list[keras.Layer]:
