@@ -283,20 +283,18 @@ def copy_state(source: keras.Layer, copy: keras.Layer) -> None:
 
 
 def _differs(name: str, source: keras.Layer, copy: keras.Layer) -> bool:
-    """Whether a copy has another value in an attribute, where values can be compared."""
+    """Whether a copy has another value in an attribute, as far as values can be compared."""
     if name not in vars(copy):
         return True
     old, new = (keras.tree.flatten(vars(layer)[name]) for layer in (source, copy))
-    if len(old) != len(new):
-        return True
-    for one, other in zip(old, new, strict=True):
-        if isinstance(one, np.ndarray):
-            if not np.array_equal(one, other):
-                return True
-        elif isinstance(one, (bool, int, float, str, type(None), types.FunctionType)):
-            if one != other:
-                return True
-    return False
+    return len(old) != len(new) or not all(map(_equal, old, new))
+
+
+def _equal(one: Any, other: Any) -> bool:
+    if isinstance(one, np.ndarray):
+        return np.array_equal(one, other)
+    plain = (bool, int, float, str, type(None), types.FunctionType)
+    return bool(one == other) if isinstance(one, plain) else True
 
 
 def _overrides(layer: keras.Layer, method: str) -> bool:
