@@ -33,7 +33,8 @@ def in_folder(tmp_path, monkeypatch):
 
 
 def kito(*arguments):
-    return CliRunner().invoke(main, [str(each) for each in arguments], catch_exceptions=False)
+    runner = CliRunner(env={"COLUMNS": "200"})
+    return runner.invoke(main, [str(each) for each in arguments], catch_exceptions=False)
 
 
 def conv_bn(*more):

@@ -173,7 +173,7 @@ class EagerBlock(Block):
 class SizeBlock(Block):
     def call(self, x):
         x = super().call(x)
-        return x * 2 if (x.shape[1] or 0) > 64 else x
+        return x * 2 if (x.shape[1] or 0) > 32 else x
 
 
 class NumpyBlock(Block):
