@@ -216,7 +216,7 @@ def _is_chain(graph: Graph) -> bool:
     """Whether a `Sequential` can hold the graph: layers only, each called once on the last."""
     nodes = list(graph)
     return (
-        all(isinstance(node.layer.cls, type(keras.layers.Layer)) for node in nodes)
+        all(issubclass(node.layer.cls, keras.Layer) for node in nodes)
         and len({node.layer for node in nodes}) == len(nodes)
         and all(
             node.args == (Ref(previous.id),) and not any(node.kwargs.values())

@@ -9,6 +9,9 @@ from typing import Any
 
 import keras
 from keras.src.models.functional import Functional as Functional
+from keras.src.ops import numpy as numpy_operations
+
+AddOperation = numpy_operations.Add  # keras.ops.add, and + of symbolic tensors
 
 
 def is_graph_class(cls: type[Any]) -> bool:

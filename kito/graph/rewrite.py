@@ -9,7 +9,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections import deque
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import keras
@@ -17,6 +17,7 @@ import numpy as np
 
 from kito.definition import Decline, Match, Rule
 from kito.errors import RuleError
+from kito.graph.hazards import check_hazards
 from kito.graph.ir import Graph, Layer, Node, Ref, Tensor, walk
 from kito.graph.keras_internals import sublayers
 from kito.report import Applied, Declined, Report
@@ -111,6 +112,8 @@ class _Rewriter:
         """
         site = self.evaluate(rule, site)
         sites = [site, *self.twins(rule, site)]
+        for each in sites:
+            check_hazards(each.result[-1], (each.graph, each.match.tail), self.readers)
         self.check_name(sites)
         self.check_cost(sites)
         return sites
@@ -147,6 +150,16 @@ class _Rewriter:
             if len(twin.result) == len(site.result) and all(map(_same, twin.result, site.result)):
                 found.append(twin)
         return found
+
+    def readers(self, graph: Graph, node: Node) -> Iterator[tuple[Graph, Node]]:
+        """The calls that read the node, across the borders of nested models."""
+        for reader in graph.consumers(node.id):
+            yield graph, reader
+        if node.id in {ref.node for ref in graph.output_refs}:
+            for layer, calls in self.calls.items():
+                if layer.graph is graph:
+                    for outer, node_id in calls:
+                        yield from self.readers(outer, outer[node_id])
 
     def check_name(self, sites: list[_Site]) -> None:
         """An output is called as its layer is called.

@@ -77,7 +77,7 @@ def _record(layer: keras.Layer, args: Any, kwargs: Any) -> Functional:
     outputs = layer.call(*args, **kwargs)
     if not all(isinstance(leaf, keras.KerasTensor) for leaf in keras.tree.flatten(outputs)):
         raise UntraceableError("its call returns something that is not a tensor")
-    return Functional(inputs, outputs)
+    return Functional(inputs if len(inputs) > 1 else inputs[0], outputs)
 
 
 def _check_constants(function: Functional) -> None:
@@ -121,13 +121,11 @@ def _check_faithful(layer: keras.Layer, function: Functional, args: Any, kwargs:
             keras.tree.map_structure(lambda _: 0, function._outputs_struct),
         )
         with keras.StatelessScope():
-            recorded = function(
-                [
-                    keras.ops.cast(tensor, symbol.dtype)
-                    for tensor, symbol in zip(tensors, function.inputs, strict=True)
-                ],
-                training=False,
-            )
+            cast = [
+                keras.ops.cast(tensor, symbol.dtype)
+                for tensor, symbol in zip(tensors, function.inputs, strict=True)
+            ]
+            recorded = function(cast if len(cast) > 1 else cast[0], training=False)
         for one, other in zip(
             keras.tree.flatten(expected), keras.tree.flatten(recorded), strict=True
         ):

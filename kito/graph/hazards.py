@@ -1,0 +1,67 @@
+"""What a backend computes wrongly: a rewrite must not lead a right model there.
+
+TensorFlow 2.21 on a CPU fuses a convolution, its bias, the addition of another tensor and a leaky
+ReLU into one operation, and that operation takes 0.2 for the slope, whatever the slope is. Without
+a bias it does not fuse them. So a convolution must not get a bias there, where it had none, or had
+a normalization in between.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+
+from keras import layers
+
+from kito.definition import Decline
+from kito.graph.ir import Graph, Layer, Node
+from kito.graph.keras_internals import AddOperation
+
+FUSED = (layers.Conv2D, layers.Conv3D, layers.SeparableConv2D)
+SLOPE = 0.2
+# At inference these return what they are given, so the convolution meets the addition behind them.
+TRANSPARENT = (
+    layers.ActivityRegularization,
+    layers.AlphaDropout,
+    layers.Dropout,
+    layers.GaussianDropout,
+    layers.GaussianNoise,
+    layers.Identity,
+    layers.SpatialDropout1D,
+    layers.SpatialDropout2D,
+    layers.SpatialDropout3D,
+)
+
+# A call and the graph that it stands in; what reads it may stand in the graph around that.
+Place = tuple[Graph, Node]
+Readers = Callable[[Graph, Node], Iterable[Place]]
+
+
+def check_hazards(layer: Layer, tail: Place, readers: Readers) -> None:
+    """Whether a backend would compute something else with the layer in the place of `tail`.
+
+    Args:
+        readers: gives the calls that read an output of a call.
+
+    Raises:
+        Decline: a convolution with a bias would feed an addition that feeds a leaky ReLU.
+    """
+    if layer.cls not in FUSED or not layer.config["use_bias"]:
+        return
+    for graph, add in _behind(tail, readers):
+        if add.layer.cls not in (layers.Add, AddOperation):
+            continue
+        for _, activation in _behind((graph, add), readers):
+            slope = getattr(activation.layer.source, "negative_slope", None)
+            if slope and slope != SLOPE:
+                raise Decline(
+                    f"{add.layer.name} adds to it and {activation.layer.name} is a leaky ReLU: "
+                    f"TensorFlow would fuse these and compute with the slope {SLOPE}, not {slope}"
+                )
+
+
+def _behind(place: Place, readers: Readers) -> Iterable[Place]:
+    for graph, reader in readers(*place):
+        if reader.layer.cls in TRANSPARENT:
+            yield from _behind((graph, reader), readers)
+        else:
+            yield graph, reader
