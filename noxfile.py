@@ -46,6 +46,45 @@ def tests(session: nox.Session) -> None:
 
 
 @nox.session
+@nox.parametrize("backend", ["jax", "torch"])
+def backends(session: nox.Session, backend: str) -> None:
+    """The tests on another backend of Keras."""
+    session.install(".", *group("test"), backend)
+    session.install("--no-deps", "./tests/example_plugin")
+    env = {**QUIET, "KERAS_BACKEND": backend, "JAX_ENABLE_X64": "1"}
+    session.run("pytest", *session.posargs, env=env)
+
+
+@nox.session
+def lowest(session: nox.Session) -> None:
+    """The tests with the oldest versions that `pyproject.toml` admits."""
+    oldest = [each.replace(">=", "==") for each in PROJECT["project"]["dependencies"]]
+    session.install(".", *group("test"), *oldest)
+    session.install("--no-deps", "./tests/example_plugin")
+    session.run("pytest", *session.posargs, env=QUIET)
+
+
+@nox.session
+def zoo(session: nox.Session) -> None:
+    """Optimize every network of keras.applications and the backbones of keras-hub; hours.
+
+    Arguments go to the script: `nox -s zoo -- --package hub --only ResNet`.
+    """
+    session.install(".", *group("bench"), "keras-hub")
+    session.run("python", "benchmarks/zoo.py", *session.posargs, env=QUIET)
+
+
+@nox.session
+def random_models(session: nox.Session) -> None:
+    """Optimize thousands of random models; hours.
+
+    Arguments go to the script: `nox -s random_models -- --models 500 --minutes 10`.
+    """
+    session.install(".[testing]", *group("bench"))
+    session.run("python", "benchmarks/random_models.py", *session.posargs, env=QUIET)
+
+
+@nox.session
 def bench(session: nox.Session) -> None:
     """Measure the conversion of real networks, and write the figures to benchmarks/results.
 

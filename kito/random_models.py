@@ -32,7 +32,12 @@ from keras import layers, ops
 from kito.api import optimize
 from kito.definition import Rule
 from kito.graph.ir import to_numpy
-from kito.graph.keras_internals import calls_in_order, is_graph_class, sublayers
+from kito.graph.keras_internals import (
+    calls_in_order,
+    is_graph_class,
+    number_of_calls,
+    sublayers,
+)
 from kito.report import Report
 from kito.samples import random_inputs
 from kito.testing import check_equivalent, randomize
@@ -747,7 +752,7 @@ def _calls(model: keras.Model) -> list[int]:
     for layer in sublayers(model):
         if is_graph_class(type(layer)):
             operations += [call.operation for call in calls_in_order(layer)]
-    return [len(operation._inbound_nodes) for operation in operations]
+    return [number_of_calls(operation) for operation in operations]
 
 
 def _lost_in_a_file(model: keras.Model, inputs: Any) -> Exception | None:

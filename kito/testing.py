@@ -4,6 +4,8 @@
         model = keras.Sequential([keras.Input((8, 8, 3)), Conv2D(4, 3), BatchNormalization()])
         check_rewrites(model, [conv_batchnorm], times=1)
 
+Models of every kind are drawn by `kito.random_models` (`pip install kito[testing]`).
+
 Differences are measured against the largest output. The bounds are for small models: some ten
 layers, each of which may lose a few bits of the dtype.
 """

@@ -10,6 +10,7 @@ import kito
 from kito.testing import check_declines, check_equivalent, check_rewrites, randomize
 
 SHAPE = (8, 8, 3)
+OLD = tuple(map(int, keras.__version__.split(".")[:2])) < (3, 14)
 
 
 def conv_bn(x, filters=4, **names):
@@ -87,12 +88,14 @@ def test_models_that_share_layers_stay_apart():
     assert np.array_equal(long.predict_on_batch(data), before)
 
 
+@pytest.mark.skipif(OLD, reason="Keras before 3.14 refuses unused inputs")
 def test_an_unused_input_stays():
     used, unused = keras.Input(SHAPE, name="used"), keras.Input((2,), name="unused")
     fast = check_rewrites(keras.Model([used, unused], conv_bn(used)), times=1)
     assert [tensor.name for tensor in fast.inputs] == ["used", "unused"]
 
 
+@pytest.mark.skipif(OLD, reason="Keras before 3.14 passes no None to a layer")
 def test_an_optional_input_stays_optional():
     inputs = keras.Input(SHAPE)
     maybe = keras.Input((8, 8, 4), optional=True, name="maybe")

@@ -63,6 +63,11 @@ def arguments(call: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
     return args, kwargs
 
 
+def number_of_calls(operation: keras.Operation) -> int:
+    """How many calls on symbolic tensors Keras has recorded of an operation."""
+    return len(operation._inbound_nodes)
+
+
 def shell(operation: keras.Operation) -> keras.Operation:
     """A second handle on an operation: same variables and state, no record of any call.
 

@@ -18,7 +18,13 @@ import keras
 import numpy as np
 
 from kito.graph.ir import Tensor, to_numpy
-from kito.graph.keras_internals import Functional, calls_in_order, sublayers, untouched
+from kito.graph.keras_internals import (
+    Functional,
+    calls_in_order,
+    structures,
+    sublayers,
+    untouched,
+)
 
 # What each dimension that is not known is, in two runs. In a model five poolings by two must fit.
 SIZES_OF_A_LAYER = (32, 40)
@@ -118,7 +124,7 @@ def _check_faithful(layer: keras.Layer, function: Functional, args: Any, kwargs:
             expected = layer(*data[0], **{**data[1], "training": False})
         keras.tree.assert_same_structure(
             keras.tree.map_structure(lambda _: 0, expected),
-            keras.tree.map_structure(lambda _: 0, function._outputs_struct),
+            keras.tree.map_structure(lambda _: 0, structures(function)[1]),
         )
         with keras.StatelessScope():
             cast = [
