@@ -8,7 +8,7 @@ lifted once, so that sharing survives. What is written as a Python class is trac
 from __future__ import annotations
 
 import inspect
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -17,6 +17,7 @@ import keras
 from kito.errors import InputError
 from kito.graph.ir import Graph, Layer, Node, Ref, Tensor, walk
 from kito.graph.keras_internals import (
+    Functional,
     arguments,
     calls_in_order,
     is_graph_model,
@@ -166,14 +167,13 @@ class _Lifter:
             InputError: its inputs are not known, or are more than one argument.
         """
         reasons = []
-        for dynamic in (True, False):
-            inputs = _inputs_of(model, dynamic)
+        for inputs in _inputs_of(model):
             try:
                 with trace(model, (inputs,), {}) as function:
                     graph = self.graph(function, model.name)
                     leaves = keras.tree.flatten(graph.inputs)
                     graph.inputs = keras.tree.pack_sequence_as(inputs, leaves)
-                    _name_inputs(graph)
+                    _name_inputs(graph, model)
                     return graph
             except UntraceableError as error:
                 reasons.append(str(error))
@@ -193,15 +193,15 @@ def _signature(graph: Graph, node: Node) -> tuple[Any, dict[str, Any]]:
     return args, kwargs
 
 
-def _inputs_of(model: keras.Model, dynamic: bool) -> Any:
-    """What a subclassed model was built for, with a batch of any size.
-
-    Args:
-        dynamic: let every dimension but the last be of any size.
+def _inputs_of(model: keras.Model) -> Iterator[Any]:
+    """What a subclassed model takes, with a batch of any size: the most general guess first.
 
     Raises:
         InputError: it takes more than one argument, or nothing is known of it.
     """
+    if isinstance(model, Functional):  # one with a `call` of its own
+        yield keras.tree.map_structure(_tensor, structures(model)[0])
+        return
     shapes = (model.get_build_config() or {}).get("input_shape")
     required = [
         parameter
@@ -213,13 +213,16 @@ def _inputs_of(model: keras.Model, dynamic: bool) -> Any:
             f"the subclassed model '{model.name}' does not take its inputs as one argument (a "
             "list or dict of tensors): a Functional model has no other signature"
         )
+    dtype = str(model.input_dtype)
 
-    def tensor(shape: Sequence[int | None]) -> Tensor:
-        _, *rest = shape
-        middle = [None] * len(rest[:-1]) if dynamic else rest[:-1]
-        return Tensor((None, *middle, *rest[-1:]), str(model.input_dtype))
+    def any_size(shape: Sequence[int | None]) -> Tensor:
+        return Tensor((*(None for _ in shape[:-1]), *shape[-1:]), dtype)
 
-    return _plain(keras.tree.map_shape_structure(tensor, shapes))
+    def same_size(shape: Sequence[int | None]) -> Tensor:
+        return Tensor((None, *shape[1:]), dtype)
+
+    for tensor in (any_size, same_size):
+        yield _plain(keras.tree.map_shape_structure(tensor, shapes))
 
 
 def _plain(structure: Any) -> Any:
@@ -233,13 +236,15 @@ def _plain(structure: Any) -> Any:
     return structure
 
 
-def _name_inputs(graph: Graph) -> None:
-    """Call the inputs of a dict as its keys: Keras finds them by name."""
-    for path, ref in keras.tree.flatten_with_path(graph.inputs):
-        if path and isinstance(path[-1], str):
+def _name_inputs(graph: Graph, model: keras.Model) -> None:
+    """Give the inputs the names by which Keras finds them: the keys of a dict, or the model's."""
+    names = [path[-1] if path else None for path, _ in keras.tree.flatten_with_path(graph.inputs)]
+    if isinstance(model, Functional):
+        names = [tensor.name for tensor in model.inputs]
+    for name, ref in zip(names, keras.tree.flatten(graph.inputs), strict=True):
+        if isinstance(name, str):
             node = graph[ref.node]
-            layer = replace(node.layer, name=path[-1])
-            graph.put(replace(node, layer=layer))
+            graph.put(replace(node, layer=replace(node.layer, name=name)))
 
 
 def _tensor(tensor: keras.KerasTensor) -> Tensor:

@@ -258,7 +258,6 @@ class _Rewriter:
         self.put(graph, Node(tail.id, layers[-1], args, kwargs, tail.outputs))
         for node in reversed(match.nodes[:-1]):
             graph.remove(node.id)
-        graph.verify_node(graph[tail.id])
         for reader in graph.consumers(tail.id):
             self.enqueue(graph, reader.id)
         for node in match.nodes:  # a layer with fewer calls may now be worth its copy
@@ -269,6 +268,7 @@ class _Rewriter:
 
     def put(self, graph: Graph, node: Node) -> None:
         graph.put(node)
+        graph.verify_node(node)
         self.calls.setdefault(node.layer, []).append((graph, node.id))
         self.enqueue(graph, node.id)
 

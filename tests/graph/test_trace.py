@@ -315,6 +315,22 @@ def test_a_subclassed_model_of_a_dict():
         assert np.allclose(expected[name], answer[name], atol=1e-5)
 
 
+def test_a_functional_model_with_a_call_of_its_own():
+    class Doubled(keras.Model):
+        def __init__(self):
+            inputs = keras.Input(SHAPE, name="image")
+            super().__init__(inputs, BatchNormalization()(Conv2D(4, 3)(inputs)))
+
+        def call(self, x, training=None):
+            return super().call(x, training=training) * 2.0
+
+    model = randomize(Doubled())
+    fast = kito.optimize(model)
+    assert fast.inputs[0].name == "image"
+    data = np.random.default_rng(0).normal(size=(2, *SHAPE)).astype("float32")
+    assert np.allclose(fast.predict_on_batch(data), model.predict_on_batch(data), atol=1e-5)
+
+
 def test_a_subclassed_model_that_can_not_be_traced():
     class Untraceable(Network):
         def call(self, x):
