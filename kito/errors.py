@@ -1,6 +1,12 @@
 """What kito raises. Each message names the thing that is wrong and the remedy."""
 
 
+def first_line(error: BaseException) -> str:
+    """What an error says, on one line: of a chain of Keras errors, what the last one quotes."""
+    text = str(error).split("Exception encountered: ")[-1].strip()
+    return text.split("\n", 1)[0][:200]
+
+
 class KitoError(Exception):
     """The base of all errors of kito."""
 

@@ -55,6 +55,21 @@ def test_a_configuration_that_forgets_an_argument_is_not_trusted():
     assert "its configuration does not carry factor" in report.notes[0]
 
 
+def test_functions_that_a_layer_makes_are_no_argument():
+    class Skip(layers.Layer):
+        def __init__(self, **options):
+            super().__init__(**options)
+            self.skip = lambda x: x
+
+        def call(self, x):
+            return self.skip(x)
+
+    model = keras.Sequential([keras.Input((4,)), Dense(3), BatchNormalization(), Skip()])
+    report = kito.Report()
+    kito.optimize(randomize(model), report=report)
+    assert not report.notes
+
+
 def test_lambda_layers_are_shared():
     inputs = keras.Input((4,))
     x = layers.Lambda(lambda x: x * 2)(BatchNormalization()(Dense(3)(inputs)))

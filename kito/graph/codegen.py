@@ -8,26 +8,20 @@ place, so that no second copy of them exists.
 
 from __future__ import annotations
 
-import contextlib
 import itertools
-import tempfile
-import types
-from collections.abc import Iterator
 from typing import Any
 
 import keras
-import numpy as np
 
-from kito.errors import GraphError
-from kito.graph.ir import Graph, Layer, Node, Ref, Tensor, is_rewritten
+from kito.errors import GraphError, first_line
+from kito.graph.copying import copy_state, copy_structure, policy_of
+from kito.graph.ir import Graph, Layer, Node, Ref, Tensor, has_rewrites, is_rewritten
 from kito.graph.keras_internals import (
     Functional,
     is_graph_class,
     keras_mask,
     no_initializers,
-    own_attributes,
     shell,
-    sublayers,
 )
 from kito.report import Report
 
@@ -52,12 +46,8 @@ def copy_compile_state(model: keras.Model, fast: keras.Model, report: Report) ->
         config = keras.saving.deserialize_keras_object(model.get_compile_config())
         fast.compile(**config)
     except Exception as error:
-        reason = str(error).strip().split("\n", 1)[0]
+        reason = first_line(error)
         report.notes.append(f"the result is not compiled, call `compile` again: {reason}")
-
-
-class _CannotCopyError(Exception):
-    """Keras can't make a second layer of a configuration."""
 
 
 class _Builder:
@@ -71,8 +61,24 @@ class _Builder:
     def model(self, graph: Graph) -> keras.Model:
         """The model of a graph; layers that have one graph share one model."""
         if id(graph) not in self.models:
-            self.models[id(graph)] = self.new_model(graph)
+            self.models[id(graph)] = self.same_class(graph) or self.new_model(graph)
         return self.models[id(graph)]
+
+    def same_class(self, graph: Graph) -> keras.Model | None:
+        """A copy of a model that has a class of its own, if no rule touched it.
+
+        Such a class may save what its layers can't.
+        """
+        if type(graph.source) in (Functional, keras.Sequential) or has_rewrites(graph):
+            return None
+        try:
+            model = copy_structure(graph.source)
+            copy_state(graph.source, model)
+        except Exception:
+            return None
+        if hasattr(graph.source, "output_names"):
+            model.output_names = list(graph.source.output_names)
+        return model
 
     def new_model(self, graph: Graph) -> keras.Model:
         tensors: dict[Ref, keras.KerasTensor] = {}
@@ -107,11 +113,7 @@ class _Builder:
     def operation(self, layer: Layer, args: Any, kwargs: Any) -> Any:
         """The result of calling the layer, which is built if this is its first call."""
         if _is_unfolded(layer):
-            # The layer was written in Python; the model in its place takes a list of tensors.
-            leaves = keras.tree.flatten((args, kwargs))
-            tensors = [leaf for leaf in leaves if isinstance(leaf, keras.KerasTensor)]
-            assert layer.graph is not None
-            return self.model(layer.graph)(tensors if len(tensors) > 1 else tensors[0])
+            return self.unfold(layer, args, kwargs)
         if layer not in self.built and _is_copied(layer):
             return self.copy(layer, args, kwargs)
         if layer not in self.built:
@@ -119,6 +121,13 @@ class _Builder:
             first = next(leaf for leaf in leaves if isinstance(leaf, keras.KerasTensor))
             self.built[layer] = self.make(layer, first.shape)
         return self.built[layer](*args, **kwargs)
+
+    def unfold(self, layer: Layer, args: Any, kwargs: Any) -> Any:
+        """Call the model that stands in the place of a layer written in Python."""
+        assert layer.graph is not None
+        leaves = keras.tree.flatten((args, kwargs))
+        tensors = [leaf for leaf in leaves if isinstance(leaf, keras.KerasTensor)]
+        return self.model(layer.graph)(tensors if len(tensors) > 1 else tensors[0])
 
     def make(self, layer: Layer, shape: tuple[int | None, ...]) -> keras.Operation:
         """What stands for a layer that is not a plain copy of the source's."""
@@ -140,13 +149,15 @@ class _Builder:
             copy_state(layer.source, self.built[layer])
             return outputs
         except Exception as error:
+            if layer.graph is not None:  # what it calls may be copied where it can't be
+                return self.unfold(layer, args, kwargs)
             self.share(layer, error)
             return self.built[layer](*args, **kwargs)
 
     def share(self, layer: Layer, error: Exception) -> None:
         """Use the source's own layer: it works, but is not a copy."""
         self.built[layer] = shell(layer.source)
-        reason = str(error).strip().split("\n", 1)[0]
+        reason = first_line(error)
         self.report.notes.append(
             f"{layer.name} ({layer.cls.__name__}) is shared with the source model, because Keras "
             f"can't copy it: {reason}"
@@ -223,82 +234,6 @@ def _is_chain(graph: Graph) -> bool:
             for previous, node in itertools.pairwise(nodes)
         )
     )
-
-
-def copy_structure(layer: keras.Layer) -> keras.Layer:
-    """A second layer of the same configuration, not yet built."""
-    with policy_of(layer):
-        try:
-            copy = type(layer).from_config(layer.get_config())
-        except Exception:
-            # Classes that nobody registered: those inside the layer are known all the same.
-            classes = {type(part).__name__: type(part) for part in sublayers(layer)}
-            with keras.saving.custom_object_scope(classes):
-                copy = type(layer).from_config(layer.get_config())
-    # SpatialDropout leaves the policy out of its configuration, layers without a `get_config` of
-    # their own leave out the name.
-    copy.dtype_policy = layer.dtype_policy
-    copy.name = layer.name
-    return copy
-
-
-@contextlib.contextmanager
-def policy_of(layer: keras.Layer) -> Iterator[None]:
-    """Let layers that a layer makes for itself have the policy that it has."""
-    before = keras.config.dtype_policy()
-    keras.config.set_dtype_policy(layer.dtype_policy)
-    try:
-        yield
-    finally:
-        keras.config.set_dtype_policy(before)
-
-
-def copy_state(source: keras.Layer, copy: keras.Layer) -> None:
-    """Give a copy the source's weights, and whatever else its class saves.
-
-    Raises:
-        _CannotCopyError: the copy was built differently.
-    """
-    pairs = list(zip(source.variables, copy.variables, strict=False))
-    if len(source.variables) != len(copy.variables) or any(
-        old.shape != new.shape or old.dtype != new.dtype for old, new in pairs
-    ):
-        raise _CannotCopyError("its configuration builds other weights")
-    for old, new in pairs:
-        # A copy: on JAX, `predict` gives the memory of a model's variables away while it runs.
-        new.assign(keras.ops.copy(old))
-    for old_part, new_part in zip(sublayers(source), sublayers(copy), strict=True):
-        if old_part.dtype_policy != new_part.dtype_policy:
-            raise _CannotCopyError(f"its configuration gives {new_part.name} another dtype policy")
-        if lost := [
-            name for name in own_attributes(old_part) if _differs(name, old_part, new_part)
-        ]:
-            raise _CannotCopyError(f"its configuration does not carry {', '.join(lost)}")
-        if _overrides(old_part, "load_assets"):
-            with tempfile.TemporaryDirectory() as folder:
-                old_part.save_assets(folder)
-                new_part.load_assets(folder)
-        if hasattr(new_part, "finalize_state"):
-            new_part.finalize_state()
-
-
-def _differs(name: str, source: keras.Layer, copy: keras.Layer) -> bool:
-    """Whether a copy has another value in an attribute, as far as values can be compared."""
-    if name not in vars(copy):
-        return True
-    old, new = (keras.tree.flatten(vars(layer)[name]) for layer in (source, copy))
-    return len(old) != len(new) or not all(map(_equal, old, new))
-
-
-def _equal(one: Any, other: Any) -> bool:
-    if isinstance(one, np.ndarray):
-        return np.array_equal(one, other)
-    plain = (bool, int, float, str, type(None), types.FunctionType)
-    return bool(one == other) if isinstance(one, plain) else True
-
-
-def _overrides(layer: keras.Layer, method: str) -> bool:
-    return getattr(type(layer), method, None) is not getattr(keras.Layer, method, None)
 
 
 def _check_output(layer: Layer, tensor: keras.KerasTensor, expected: Tensor) -> None:

@@ -1,16 +1,16 @@
 """What a backend computes wrongly: a rewrite must not lead a right model there.
 
-TensorFlow 2.21 on a CPU fuses a convolution, its bias, the addition of another tensor and a leaky
-ReLU into one operation, and that operation takes 0.2 for the slope, whatever the slope is. Without
-a bias it does not fuse them. So a convolution must not get a bias there, where it had none, or had
-a normalization in between.
+TensorFlow 2.21 on a CPU fuses a convolution, its bias, the addition of another tensor and an
+activation into one operation. With a leaky ReLU that operation takes 0.2 for the slope, whatever
+the slope is; with mish it fails. Without a bias nothing is fused. So a convolution must not get a
+bias there, where it had none, or had a normalization in between.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 
-from keras import layers
+from keras import activations, layers
 
 from kito.definition import Decline
 from kito.graph.ir import Graph, Layer, Node
@@ -43,7 +43,7 @@ def check_hazards(layer: Layer, tail: Place, readers: Readers) -> None:
         readers: gives the calls that read an output of a call.
 
     Raises:
-        Decline: a convolution with a bias would feed an addition that feeds a leaky ReLU.
+        Decline: a convolution with a bias would feed an addition that feeds such an activation.
     """
     if layer.cls not in FUSED or not layer.config["use_bias"]:
         return
@@ -51,11 +51,17 @@ def check_hazards(layer: Layer, tail: Place, readers: Readers) -> None:
         if add.layer.cls not in (layers.Add, AddOperation):
             continue
         for _, activation in _behind((graph, add), readers):
-            slope = getattr(activation.layer.source, "negative_slope", None)
+            source = activation.layer.source
+            slope = getattr(source, "negative_slope", None)
             if slope and slope != SLOPE:
                 raise Decline(
                     f"{add.layer.name} adds to it and {activation.layer.name} is a leaky ReLU: "
                     f"TensorFlow would fuse these and compute with the slope {SLOPE}, not {slope}"
+                )
+            if getattr(source, "activation", None) is activations.mish:
+                raise Decline(
+                    f"{add.layer.name} adds to it and {activation.layer.name} is mish: TensorFlow "
+                    "would fuse these into an operation that it does not have"
                 )
 
 

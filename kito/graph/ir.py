@@ -220,6 +220,7 @@ class Graph:
         trainable: the model's flag of that name.
         inputs, outputs: the model's structures, with a Ref for each tensor.
         rewritten: whether a rule changed something here.
+        source: the model that the graph was lifted from.
         dag: the `networkx.MultiDiGraph`. A multigraph, for `Add()([x, x])` has two equal edges.
     """
 
@@ -230,6 +231,7 @@ class Graph:
         self.inputs: Any = []
         self.outputs: Any = []
         self.rewritten = False
+        self.source: Any = None
         self.dag = nx.MultiDiGraph()
         self._next = 0
 
@@ -321,7 +323,12 @@ def is_rewritten(layer: Layer) -> bool:
     """Whether a rule made the layer, or changed something in its graph or a graph inside that."""
     if layer.graph is None:
         return bool(layer.overrides or layer.new_weights)
-    return any(graph.rewritten for _, graph in walk(layer.graph))
+    return has_rewrites(layer.graph)
+
+
+def has_rewrites(graph: Graph) -> bool:
+    """Whether a rule changed something in the graph or a graph inside it."""
+    return any(nested.rewritten for _, nested in walk(graph))
 
 
 def to_numpy(value: Any) -> np.ndarray:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import functools
-from collections.abc import Iterable, Iterator
+import inspect
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import keras
@@ -60,7 +61,14 @@ def arguments(call: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
         given = keras.tree.flatten(kwargs["mask"])
         if all(one is other for one, other in zip(given, keras.tree.flatten(own), strict=False)):
             del kwargs["mask"]
+    if not kwargs.get("training") and not _takes_training(type(call.operation).call):
+        kwargs.pop("training", None)  # Layer.__call__ takes it from any caller, other ways do not
     return args, kwargs
+
+
+@functools.cache
+def _takes_training(call: Callable[..., Any]) -> bool:
+    return "training" in inspect.signature(call).parameters
 
 
 def number_of_calls(operation: keras.Operation) -> int:
@@ -86,6 +94,8 @@ def own_attributes(layer: keras.Layer) -> list[str]:
     if type(layer).__module__.startswith("keras.src."):
         return []
     names = vars(layer).keys() - _common_attributes()
+    if isinstance(layer, keras.Model):  # the rest is its graph
+        names = {name for name in names if not name.startswith("_")} - {"output_names"}
     return sorted(name for name in names if not name.startswith("_self_"))  # TensorFlow's own
 
 

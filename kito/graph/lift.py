@@ -15,6 +15,7 @@ from typing import Any
 import keras
 
 from kito.errors import InputError
+from kito.graph.copying import can_copy
 from kito.graph.ir import Graph, Layer, Node, Ref, Tensor, walk
 from kito.graph.keras_internals import (
     Functional,
@@ -24,7 +25,7 @@ from kito.graph.keras_internals import (
     keras_mask,
     structures,
 )
-from kito.graph.trace import UntraceableError, is_composite, trace
+from kito.graph.trace import UntraceableError, is_composite, is_written_in_python, trace
 from kito.report import Report
 
 
@@ -79,6 +80,7 @@ class _Lifter:
         self._anchors = anchors
         self._report = report
         self._layers: dict[int, Layer] = {}
+        self._traces: set[int] = set()
 
     def graph(self, model: Any, name: str | None = None) -> Graph:
         graph = Graph(
@@ -86,12 +88,17 @@ class _Lifter:
             sequential=isinstance(model, keras.Sequential),
             trainable=getattr(model, "trainable", True),
         )
+        graph.source = model
         refs: dict[int, Ref] = {}
 
         def to_ref(leaf: Any) -> Any:
             return refs[id(leaf)] if isinstance(leaf, keras.KerasTensor) else leaf
 
         for call in calls_in_order(model):
+            if name and type(call.operation) is keras.layers.Identity:
+                # In a trace nobody knows its name, and Keras can't save each of them.
+                refs[id(call.outputs[0])] = refs[id(call.arguments.args[0])]
+                continue
             node_id = graph.new_id()
             for index, tensor in enumerate(call.outputs):
                 refs[id(tensor)] = Ref(node_id, index)
@@ -126,7 +133,7 @@ class _Lifter:
                     if node.layer.graph is None and node.layer not in tried:
                         sites.setdefault(node.layer, []).append((nested, node))
             tried.update(sites)
-            composites = [layer for layer in sites if is_composite(layer.source, self._anchors)]
+            composites = [layer for layer in sites if self.is_traceable(layer, sites[layer])]
             if not composites:
                 return
             for layer in composites:
@@ -139,6 +146,15 @@ class _Lifter:
                     continue
                 for nested, node in sites[layer]:
                     nested.put(replace(node, layer=traced))
+
+    def is_traceable(self, layer: Layer, sites: list[tuple[Graph, Node]]) -> bool:
+        """Whether to try: a rule could match inside, or the layer around it was traced and nobody
+        can copy this one out of that.
+        """
+        if is_composite(layer.source, self._anchors):
+            return True
+        inside = any(id(graph) in self._traces for graph, _ in sites)
+        return inside and is_written_in_python(layer.source) and not can_copy(layer.source)
 
     def traced(self, layer: Layer, sites: list[tuple[Graph, Node]]) -> Graph:
         """The graph of a composite layer, which all its calls have in common.
@@ -158,7 +174,9 @@ class _Lifter:
         if kwargs.pop("training", None):
             raise UntraceableError("it is called with training=True")
         with trace(layer.source, args, kwargs) as function:
-            return self.graph(function, layer.name)
+            graph = self.graph(function, layer.name)
+        self._traces.add(id(graph))
+        return graph
 
     def subclassed(self, model: keras.Model) -> Graph:
         """The graph of a model that is written as a class: traced, or as one layer.

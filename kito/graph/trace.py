@@ -17,6 +17,7 @@ from typing import Any
 import keras
 import numpy as np
 
+from kito.errors import first_line
 from kito.graph.ir import Tensor, to_numpy
 from kito.graph.keras_internals import (
     Functional,
@@ -60,8 +61,7 @@ def trace(layer: keras.Layer, args: Any, kwargs: Any) -> Iterator[Functional]:
     except UntraceableError:
         raise
     except Exception as error:  # whatever the user's code raises on tensors without values
-        reason = str(error).strip().split("\n", 1)[0]
-        raise UntraceableError(f"{type(error).__name__}: {reason}") from error
+        raise UntraceableError(f"{type(error).__name__}: {first_line(error)}") from error
 
 
 def _record(layer: keras.Layer, args: Any, kwargs: Any) -> Functional:
@@ -170,8 +170,15 @@ def _check_same(expected: np.ndarray, recorded: np.ndarray) -> None:
 
 def is_composite(layer: keras.Operation, anchors: frozenset[type]) -> bool:
     """Whether a layer written in Python holds layers at which a rule could match."""
+    return is_written_in_python(layer) and any(
+        type(part) in anchors for part in sublayers(layer)[1:]
+    )
+
+
+def is_written_in_python(layer: keras.Operation) -> bool:
+    """Whether a layer is not one of Keras' own, and holds layers."""
     return (
         isinstance(layer, keras.Layer)
         and not type(layer).__module__.startswith("keras.src.layers.")
-        and any(type(part) in anchors for part in sublayers(layer)[1:])
+        and len(sublayers(layer)) > 1
     )

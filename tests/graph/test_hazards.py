@@ -49,6 +49,11 @@ def test_declines_it_across_the_border_of_a_submodel():
     check_declines(model, reason="TensorFlow would fuse these")
 
 
+def test_declines_a_bias_before_an_addition_and_mish():
+    conv = Conv2D(4, 3, padding="same", use_bias=False)
+    check_declines(residual(conv, layers.Activation("mish")), reason="is mish")
+
+
 @pytest.mark.parametrize("activation", [LeakyReLU(0.2), layers.ReLU(), layers.ELU(0.3)])
 def test_folds_before_other_activations(activation):
     check_rewrites(residual(Conv2D(4, 3, padding="same"), activation), times=1)

@@ -379,3 +379,86 @@ def test_a_functional_model_with_a_class_of_its_own():
 
     fast = check_rewrites(Backbone(name="backbone"), times=1)
     assert fast.name == "backbone"
+
+
+@keras.saving.register_keras_serializable("test_trace")
+class Gate(layers.Layer):
+    """A layer whose configuration no one can read back."""
+
+    def __init__(self, units, **options):
+        super().__init__(**options)
+        self.units = units
+        self.dense = Dense(units, activation="sigmoid")
+
+    def build(self, shape):
+        self.dense.build(shape)
+
+    def call(self, x):
+        return x * self.dense(x)
+
+    def compute_output_shape(self, shape):
+        return shape
+
+    def get_config(self):
+        return {**super().get_config(), "units": self.units, "unknown": 1}
+
+
+@keras.saving.register_keras_serializable("test_trace")
+class GatedBlock(Block):
+    """A layer that can be saved, around one that can't."""
+
+    def __init__(self, filters=4, **options):
+        super().__init__(filters, **options)
+        self.gate = Gate(filters)
+        self.identity = layers.Identity(dtype=self.dtype_policy)
+
+    def build(self, shape):
+        super().build(shape)
+        self.gate.build((*shape[:-1], self.filters))
+
+    def call(self, x, training=None):
+        return self.identity(self.gate(super().call(x, training=training)), training=training)
+
+
+@keras.saving.register_keras_serializable("test_trace")
+class GatedNet(keras.Model):
+    """A Functional model that can be saved by its own configuration only."""
+
+    def __init__(self, units, **options):
+        inputs = keras.Input(SHAPE)
+        super().__init__(inputs, Gate(units)(Conv2D(units, 3)(inputs)), **options)
+        self.units = units
+
+    def get_config(self):
+        return {"units": self.units, "name": self.name}
+
+    @classmethod
+    def from_config(cls, config):
+        return cls(**config)
+
+
+def saved_and_loaded(model, folder):
+    model.save(folder / "model.keras")
+    return keras.saving.load_model(folder / "model.keras")
+
+
+def test_what_a_trace_lays_open_can_be_saved(tmp_path):
+    fast = check_rewrites(around(GatedBlock()), times=1)
+    check_equivalent(fast, saved_and_loaded(fast, tmp_path))
+
+
+def test_a_trace_with_an_identity_runs_at_any_size():
+    inner_input, inputs = keras.Input((None, None, 3)), keras.Input(SHAPE)
+    inner = keras.Model(inner_input, GatedBlock()(inner_input))
+    check_rewrites(keras.Model(inputs, inner(inputs)), times=1)
+
+
+def test_a_model_with_a_class_of_its_own_keeps_it_where_nothing_is_rewritten(tmp_path):
+    model = randomize(GatedNet(4))
+    fast = kito.optimize(model)
+    assert type(fast) is GatedNet
+    check_equivalent(model, fast)
+    check_equivalent(fast, saved_and_loaded(fast, tmp_path))
+    inputs = keras.Input(SHAPE)
+    outer = keras.Model(inputs, BatchNormalization()(Dense(3)(model(inputs))))
+    assert type(check_rewrites(outer, times=1).layers[1]) is GatedNet

@@ -1,0 +1,115 @@
+"""A second layer like the first: structure, weights and whatever else its class saves.
+
+Keras copies a layer through its configuration, which for layers that people write may say too
+little. A copy is therefore compared with the original, and refused if it is not the same.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import tempfile
+import types
+from collections.abc import Iterator
+from typing import Any
+
+import keras
+import numpy as np
+
+from kito.graph.keras_internals import own_attributes, sublayers
+
+
+class CannotCopyError(Exception):
+    """Keras can't make a second layer of a configuration."""
+
+
+def can_copy(layer: keras.Layer) -> bool:
+    """Whether Keras makes a second layer of the configuration at all."""
+    try:
+        copy_structure(layer)
+    except Exception:
+        return False
+    return True
+
+
+def copy_structure(layer: keras.Layer) -> keras.Layer:
+    """A second layer of the same configuration, not yet built."""
+    with policy_of(layer):
+        try:
+            copy = type(layer).from_config(layer.get_config())
+        except Exception:
+            # Classes that nobody registered: those inside the layer are known all the same.
+            classes = {type(part).__name__: type(part) for part in sublayers(layer)}
+            with keras.saving.custom_object_scope(classes):
+                copy = type(layer).from_config(layer.get_config())
+    # SpatialDropout leaves the policy out of its configuration, layers without a `get_config` of
+    # their own leave out the name.
+    copy.dtype_policy = layer.dtype_policy
+    copy.name = layer.name
+    return copy
+
+
+@contextlib.contextmanager
+def policy_of(layer: keras.Layer) -> Iterator[None]:
+    """Let layers that a layer makes for itself have the policy that it has."""
+    before = keras.config.dtype_policy()
+    keras.config.set_dtype_policy(layer.dtype_policy)
+    try:
+        yield
+    finally:
+        keras.config.set_dtype_policy(before)
+
+
+def copy_state(source: keras.Layer, copy: keras.Layer) -> None:
+    """Give a copy the source's weights, and whatever else its class saves.
+
+    Raises:
+        CannotCopyError: the copy was built differently.
+    """
+    pairs = list(zip(source.variables, copy.variables, strict=False))
+    if len(source.variables) != len(copy.variables) or any(
+        old.shape != new.shape or old.dtype != new.dtype for old, new in pairs
+    ):
+        raise CannotCopyError("its configuration builds other weights")
+    for old, new in pairs:
+        # A copy: on JAX, `predict` gives the memory of a model's variables away while it runs.
+        new.assign(keras.ops.copy(old))
+    for old_part, new_part in zip(sublayers(source), sublayers(copy), strict=True):
+        if old_part.dtype_policy != new_part.dtype_policy:
+            raise CannotCopyError(f"its configuration gives {new_part.name} another dtype policy")
+        if lost := [
+            name for name in own_attributes(old_part) if _differs(name, old_part, new_part)
+        ]:
+            raise CannotCopyError(f"its configuration does not carry {', '.join(lost)}")
+        if _overrides(old_part, "load_assets"):
+            with tempfile.TemporaryDirectory() as folder:
+                old_part.save_assets(folder)
+                new_part.load_assets(folder)
+        if hasattr(new_part, "finalize_state"):
+            new_part.finalize_state()
+
+
+def _differs(name: str, source: keras.Layer, copy: keras.Layer) -> bool:
+    """Whether a copy has another value in an attribute, as far as values can be compared."""
+    if name not in vars(copy):
+        return True
+    old, new = (keras.tree.flatten(vars(layer)[name]) for layer in (source, copy))
+    return len(old) != len(new) or not all(map(_equal, old, new))
+
+
+def _equal(one: Any, other: Any) -> bool:
+    if isinstance(one, np.ndarray):
+        return np.array_equal(one, other)
+    if isinstance(one, types.FunctionType) and isinstance(other, types.FunctionType):
+        return one.__code__ == other.__code__ and _closure(one) == _closure(other)
+    plain = (bool, int, float, str, type(None), types.FunctionType)
+    return bool(one == other) if isinstance(one, plain) else True
+
+
+def _closure(function: types.FunctionType) -> list[str]:
+    """The values that a function took along when it was defined."""
+    values = [cell.cell_contents for cell in function.__closure__ or ()]
+    return [repr(value) for value in (*values, function.__defaults__)]
+
+
+def _overrides(layer: keras.Layer, method: str) -> bool:
+    return getattr(type(layer), method, None) is not getattr(keras.Layer, method, None)
