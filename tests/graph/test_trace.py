@@ -426,7 +426,7 @@ class GatedNet(keras.Model):
 
     def __init__(self, units, **options):
         inputs = keras.Input(SHAPE)
-        super().__init__(inputs, Gate(units)(Conv2D(units, 3)(inputs)), **options)
+        super().__init__(inputs, Gate(units, name="gate")(Conv2D(units, 3)(inputs)), **options)
         self.units = units
 
     def get_config(self):
