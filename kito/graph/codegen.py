@@ -61,7 +61,8 @@ class _Builder:
     def model(self, graph: Graph) -> keras.Model:
         """The model of a graph; layers that have one graph share one model."""
         if id(graph) not in self.models:
-            self.models[id(graph)] = self.same_class(graph) or self.new_model(graph)
+            copy = self.same_class(graph)
+            self.models[id(graph)] = self.new_model(graph) if copy is None else copy
         return self.models[id(graph)]
 
     def same_class(self, graph: Graph) -> keras.Model | None:

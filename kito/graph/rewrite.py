@@ -65,7 +65,7 @@ class _Rewriter:
         self.queued = {(id(nested), node_id) for nested, node_id in self.queue}
         self.rewrites: dict[tuple[int, int], int] = {}
         self.limit = MAX_REWRITES_OF_A_CALL + 10 * len(self.queue)
-        self.declined: dict[tuple[int, int, str], Declined] = {}
+        self.declined: dict[tuple[int, int], dict[str, Declined]] = {}
 
     def run(self) -> None:
         while self.queue:
@@ -74,9 +74,10 @@ class _Rewriter:
             if node_id in graph:
                 self.visit(graph, graph[node_id])
         self.report.declined.extend(
-            declined
-            for (graph_id, node_id, _), declined in self.declined.items()
-            if any(id(graph) == graph_id and node_id in graph for graph in self.graphs)
+            reason
+            for graph in self.graphs
+            for node in graph
+            for reason in self.declined.get((id(graph), node.id), {}).values()
         )
 
     def enqueue(self, graph: Graph, node_id: int) -> None:
@@ -85,22 +86,21 @@ class _Rewriter:
             self.queue.append((graph, node_id))
 
     def visit(self, graph: Graph, node: Node) -> None:
+        declined = self.declined[id(graph), node.id] = {}
         for rule in self.rules.get(node.layer.cls, ()):
             match = rule.pattern.match(graph, node)
             if match is None:
                 continue
-            key = (id(graph), node.id, rule.name)
             try:
                 sites = self.decide(rule, _Site(graph, match))
             except Decline as reason:
-                self.declined[key] = Declined(
+                declined[rule.name] = Declined(
                     rule=rule.name,
                     layers=tuple(node.layer.name for node in match.nodes),
                     path=self.paths[id(graph)],
                     reason=str(reason),
                 )
                 continue
-            self.declined.pop(key, None)
             self.apply(rule, sites)
             return
 
