@@ -238,7 +238,11 @@ def _is_chain(graph: Graph) -> bool:
 
 
 def _check_output(layer: Layer, tensor: keras.KerasTensor, expected: Tensor) -> None:
-    if tuple(tensor.shape) != expected.shape or str(tensor.dtype) != expected.dtype:
+    # What Keras could not infer of the old layer, such as a wrapper, it may know of the new one.
+    same_shape = len(tensor.shape) == len(expected.shape) and all(
+        old in (None, new) for old, new in zip(expected.shape, tensor.shape, strict=True)
+    )
+    if not same_shape or str(tensor.dtype) != expected.dtype:
         raise GraphError(
             f"{layer!r} returns {tensor.shape} {tensor.dtype} where the model had "
             f"{expected.shape} {expected.dtype}"

@@ -18,4 +18,8 @@ def spectral_normalization(norm: Node) -> Layer:
         raise Decline(f"{norm.name} wraps {layer.name}, which has layers inside")
     if str(layer.source.compute_dtype) != norm.output.dtype:
         raise Decline(f"{norm.name} casts the {layer.source.compute_dtype} of {layer.name}")
+    if None in norm.output.shape[1:]:
+        # Keras infers less through the wrapper than it does for the layer, and the shapes that a
+        # model shows should stay.
+        raise Decline(f"the sizes of {norm.name}'s output are not known")
     return layer.evolve()

@@ -60,3 +60,9 @@ def test_declines_layers_inside():
             return shape
 
     check_declines(model_of(Two(), (3,)), RULES, reason="has layers inside")
+
+
+def test_declines_sizes_that_are_not_known():
+    # Keras infers (None, None, 4) through the wrapper and (None, None, 2, 4) without it.
+    model = model_of(Conv2D(4, 3, padding="same"), (None, 2, 3))
+    check_declines(model, RULES, reason="output are not known")
