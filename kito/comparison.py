@@ -121,7 +121,7 @@ def compare(
     """
     if inputs is None:
         inputs = random_inputs(model, batch_size)
-    answers = [_run(each, inputs) for each in (model, fast)]
+    answers = [each.predict_on_batch(inputs) for each in (model, fast)]
     times: tuple[list[float], list[float]] = ([], [])
     for _ in range(repeats):
         for each, durations in zip((model, fast), times, strict=True):
@@ -159,7 +159,7 @@ def compare_two_models_results(
         answers = []
         for index, each in enumerate((m1, m2)):
             began = time.perf_counter()
-            answers.append(_run(each, inputs))
+            answers.append(each.predict_on_batch(inputs))
             seconds[index] += time.perf_counter() - began
         for one, other in _pairs(*answers):
             difference = np.abs(one.astype(np.float64) - other)
@@ -170,10 +170,6 @@ def compare_two_models_results(
     print(f"reduced model: {seconds[1]:.2f} s for the same samples")
     print(f"largest difference: {largest:.3e}, mean difference: {total / max(count, 1):.3e}")
     return largest
-
-
-def _run(model: keras.Model, inputs: Any) -> Any:
-    return model.predict_on_batch(inputs)
 
 
 def _pairs(answer: Any, other: Any) -> list[tuple[np.ndarray, np.ndarray]]:

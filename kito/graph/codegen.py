@@ -46,8 +46,9 @@ def copy_compile_state(model: keras.Model, fast: keras.Model, report: Report) ->
         config = keras.saving.deserialize_keras_object(model.get_compile_config())
         fast.compile(**config)
     except Exception as error:
-        reason = first_line(error)
-        report.notes.append(f"the result is not compiled, call `compile` again: {reason}")
+        report.notes.append(
+            f"the result is not compiled, call `compile` again: {first_line(error)}"
+        )
 
 
 class _Builder:
@@ -108,7 +109,7 @@ class _Builder:
         flat = keras.tree.flatten(outputs)
         for index, (tensor, expected) in enumerate(zip(flat, node.outputs, strict=True)):
             tensors[Ref(node.id, index)] = tensor
-            if node.layer.new_weights or node.layer.overrides:
+            if node.layer.is_new:
                 _check_output(node.layer, tensor, expected)
 
     def operation(self, layer: Layer, args: Any, kwargs: Any) -> Any:
@@ -132,7 +133,7 @@ class _Builder:
 
     def make(self, layer: Layer, shape: tuple[int | None, ...]) -> keras.Operation:
         """What stands for a layer that is not a plain copy of the source's."""
-        if layer.overrides or layer.new_weights:
+        if layer.is_new:
             return self.new(layer, shape)
         if layer.graph is not None:
             model = self.model(layer.graph)
@@ -145,7 +146,7 @@ class _Builder:
         """Copy a layer of the source, call it, which builds it, and give it its weights."""
         try:
             self.built[layer] = copy_structure(layer.source)
-            with no_initializers([self.built[layer]]), policy_of(layer.source):
+            with no_initializers(self.built[layer]), policy_of(layer.source):
                 outputs = self.built[layer](*args, **kwargs)
             copy_state(layer.source, self.built[layer])
             return outputs
@@ -158,16 +159,15 @@ class _Builder:
     def share(self, layer: Layer, error: Exception) -> None:
         """Use the source's own layer: it works, but is not a copy."""
         self.built[layer] = shell(layer.source)
-        reason = first_line(error)
         self.report.notes.append(
             f"{layer.name} ({layer.cls.__name__}) is shared with the source model, because Keras "
-            f"can't copy it: {reason}"
+            f"can't copy it: {first_line(error)}"
         )
 
     def new(self, layer: Layer, shape: tuple[int | None, ...]) -> keras.Layer:
         """A layer that a rule made, with its weights."""
         operation = layer.cls.from_config(dict(layer.config))
-        with no_initializers([operation]):
+        with no_initializers(operation):
             operation.build(shape)
         weights = dict(layer.new_weights)
         for variable in operation.weights:
@@ -191,7 +191,7 @@ class _Builder:
             return
         try:
             copy = copy_structure(layer.source)
-            with no_initializers([copy]), policy_of(layer.source):
+            with no_initializers(copy), policy_of(layer.source):
                 copy.build_from_config(layer.source.get_build_config())
             copy_state(layer.source, copy)
             self.built[layer] = copy
@@ -203,7 +203,7 @@ class _Builder:
         layers = [self.built[node.layer] for node in nodes]
         model = keras.Sequential([*tensors.values(), *layers], name=graph.name)
         for node, layer in zip(nodes, layers, strict=True):
-            if node.layer.overrides or node.layer.new_weights:
+            if node.layer.is_new:
                 _check_output(node.layer, layer.output, node.output)
         model.trainable = graph.trainable
         return model

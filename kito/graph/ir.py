@@ -95,6 +95,11 @@ class Layer:
         )
 
     @property
+    def is_new(self) -> bool:
+        """Whether a rule made the layer."""
+        return bool(self.overrides or self.new_weights)
+
+    @property
     def parameters(self) -> int:
         """The number of weights, those of nested layers included."""
         if self.graph is not None:
@@ -322,7 +327,7 @@ class Graph:
 def is_rewritten(layer: Layer) -> bool:
     """Whether a rule made the layer, or changed something in its graph or a graph inside that."""
     if layer.graph is None:
-        return bool(layer.overrides or layer.new_weights)
+        return layer.is_new
     return has_rewrites(layer.graph)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import inspect
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import keras
@@ -110,20 +110,18 @@ def sublayers(layer: keras.Layer) -> list[keras.Layer]:
 
 
 @contextlib.contextmanager
-def no_initializers(layers: Iterable[keras.Operation]) -> Iterator[None]:
-    """Let layers be built without drawing the random numbers that are overwritten next.
+def no_initializers(layer: keras.Layer) -> Iterator[None]:
+    """Let a layer be built without drawing the random numbers that are overwritten next.
 
     On large models the initializers are most of the time that building takes.
     """
     zeros = keras.initializers.Zeros()
-    replaced: list[tuple[keras.Layer, str, Any]] = []
-    for layer in layers:
-        if not isinstance(layer, keras.Layer):
-            continue
-        for part in sublayers(layer):
-            for name, value in vars(part).items():
-                if isinstance(value, keras.initializers.Initializer):
-                    replaced.append((part, name, value))
+    replaced = [
+        (part, name, value)
+        for part in sublayers(layer)
+        for name, value in vars(part).items()
+        if isinstance(value, keras.initializers.Initializer)
+    ]
     for part, name, _ in replaced:
         vars(part)[name] = zeros  # not setattr: the layer need not notice
     try:

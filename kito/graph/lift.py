@@ -28,6 +28,8 @@ from kito.graph.keras_internals import (
 from kito.graph.trace import UntraceableError, is_composite, is_written_in_python, trace
 from kito.report import Report
 
+KERAS_2 = ("tf_keras", "tensorflow.python.keras")
+
 
 def lift(
     model: keras.Model, anchors: frozenset[type] = frozenset(), report: Report | None = None
@@ -68,9 +70,6 @@ def check_model(model: object) -> None:
             f"the model '{model.name}' is not built: its input shapes are not known. Give it an "
             "`Input`, call `model.build(input_shape)`, or call it once on data."
         )
-
-
-KERAS_2 = ("tf_keras", "tensorflow.python.keras")
 
 
 class _Lifter:
@@ -162,7 +161,7 @@ class _Lifter:
         Raises:
             UntraceableError: there is none.
         """
-        calls = {str(_signature(graph, node)): _signature(graph, node) for graph, node in sites}
+        calls = {str(call): call for call in (_signature(*site) for site in sites)}
         if len(calls) > 1:
             raise UntraceableError(f"it is called in {len(calls)} different ways")
         ((args, kwargs),) = calls.values()
@@ -179,10 +178,11 @@ class _Lifter:
         return graph
 
     def subclassed(self, model: keras.Model) -> Graph:
-        """The graph of a model that is written as a class: traced, or as one layer.
+        """The graph of a model that is written as a class: traced.
 
         Raises:
-            InputError: its inputs are not known, or are more than one argument.
+            InputError: it can't be traced, or its inputs are not known, or are more than one
+                argument.
         """
         reasons = []
         for inputs in _inputs_of(model):

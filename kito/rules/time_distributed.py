@@ -9,35 +9,28 @@ wrapped layer folds it:
 
 from collections.abc import Callable
 from dataclasses import replace
-from typing import Any
+from typing import Any, cast
 
 import keras
 from keras.layers import BatchNormalization, TimeDistributed
 
-from kito.definition import Decline, Layer, Node, Tensor, chain, rule
+from kito.definition import Chain, Decline, Layer, Node, Tensor, chain, rule
 from kito.rules.conv import conv_batchnorm
 from kito.rules.conv_transpose import conv_transpose_batchnorm
 from kito.rules.dense import dense_batchnorm
 from kito.rules.depthwise import depthwise_conv_batchnorm
 from kito.rules.separable import separable_conv_batchnorm
 
-FOLDS: dict[type[keras.Layer], Callable[..., Any]] = {
+FOLDS: dict[type[keras.Operation], Callable[..., Any]] = {
     cls: fold.function
-    for fold, classes in (
-        (conv_batchnorm, (keras.layers.Conv1D, keras.layers.Conv2D, keras.layers.Conv3D)),
-        (
-            conv_transpose_batchnorm,
-            (
-                keras.layers.Conv1DTranspose,
-                keras.layers.Conv2DTranspose,
-                keras.layers.Conv3DTranspose,
-            ),
-        ),
-        (dense_batchnorm, (keras.layers.Dense,)),
-        (depthwise_conv_batchnorm, (keras.layers.DepthwiseConv1D, keras.layers.DepthwiseConv2D)),
-        (separable_conv_batchnorm, (keras.layers.SeparableConv1D, keras.layers.SeparableConv2D)),
+    for fold in (
+        conv_batchnorm,
+        conv_transpose_batchnorm,
+        dense_batchnorm,
+        depthwise_conv_batchnorm,
+        separable_conv_batchnorm,
     )
-    for cls in classes
+    for cls in cast(Chain, fold.pattern).links[fold.pattern.names[0]]
 }
 
 
