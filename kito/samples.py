@@ -29,16 +29,23 @@ def random_inputs(model: keras.Model, batch_size: int = 2, seed: int = 0) -> Any
         layer.input_dim for layer in sublayers(model) if isinstance(layer, keras.layers.Embedding)
     ]
 
-    def draw(tensor: keras.KerasTensor) -> np.ndarray:
+    def array(tensor: keras.KerasTensor) -> np.ndarray:
         batch, *rest = tensor.shape or (1,)
         shape = (batch or batch_size, *(size or UNKNOWN_SIZE for size in rest))
         dtype = keras.backend.standardize_dtype(tensor.dtype)
-        if dtype == "string":
-            return rng.choice(WORDS, shape).astype(object)
-        if dtype == "bool":
-            return rng.random(shape) < 0.5
-        if "int" in dtype:
-            return rng.integers(0, min(vocabularies, default=2), shape).astype(dtype)
-        return rng.standard_normal(shape).astype(dtype)
+        return draw(rng, shape, dtype, below=min(vocabularies, default=2))
 
-    return keras.tree.map_structure(draw, structures(model)[0])
+    return keras.tree.map_structure(array, structures(model)[0])
+
+
+def draw(
+    rng: np.random.Generator, shape: tuple[int, ...], dtype: str, below: int = 2
+) -> np.ndarray:
+    """Random values of a Keras dtype; integers are from 0 to `below`, exclusive."""
+    if dtype == "string":
+        return rng.choice(WORDS, shape).astype(object)
+    if dtype == "bool":
+        return rng.random(shape) < 0.5
+    if "int" in dtype:
+        return rng.integers(0, below, shape).astype(dtype)
+    return rng.standard_normal(shape).astype(dtype)

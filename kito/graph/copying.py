@@ -31,6 +31,17 @@ def can_copy(layer: keras.Layer) -> bool:
     return True
 
 
+def can_load(operation: keras.Operation) -> bool:
+    """Whether Keras would load what it saves of a layer, in a process that knows its class."""
+    cls = type(operation)
+    if cls is not keras.layers.Lambda and cls.__module__.startswith("keras.src."):
+        return True
+    registered = keras.saving.get_registered_name(cls)
+    known = keras.saving.get_registered_object(registered) is cls
+    # From these packages Keras imports also what is not registered.
+    return (known or cls.__module__.startswith("keras_hub.")) and can_copy(operation)
+
+
 def copy_structure(layer: keras.Layer) -> keras.Layer:
     """A second layer of the same configuration, not yet built."""
     with policy_of(layer):

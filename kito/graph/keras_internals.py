@@ -13,6 +13,10 @@ from keras.src.models.functional import Functional as Functional
 from keras.src.ops import numpy as numpy_operations
 
 AddOperation = numpy_operations.Add  # keras.ops.add, and + of symbolic tensors
+ReshapeOperation = numpy_operations.Reshape
+
+# The first call of a layer sets these, also of one that has no weights to build.
+CHANGED_BY_ANY_CALL = {"_called", "_parent_path", "_path", "built", "_build_shapes_dict"}
 
 
 def is_graph_class(cls: type[Any]) -> bool:
@@ -61,13 +65,14 @@ def arguments(call: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
         given = keras.tree.flatten(kwargs["mask"])
         if all(one is other for one, other in zip(given, keras.tree.flatten(own), strict=False)):
             del kwargs["mask"]
-    if not kwargs.get("training") and not _takes_training(type(call.operation).call):
+    if not kwargs.get("training") and not takes_training(type(call.operation).call):
         kwargs.pop("training", None)  # Layer.__call__ takes it from any caller, other ways do not
     return args, kwargs
 
 
 @functools.cache
-def _takes_training(call: Callable[..., Any]) -> bool:
+def takes_training(call: Callable[..., Any]) -> bool:
+    """Whether a `call` has the argument that tells training from inference."""
     return "training" in inspect.signature(call).parameters
 
 
@@ -149,7 +154,7 @@ def untouched(layer: keras.Layer) -> Iterator[None]:
             del part._inbound_nodes[inbound:]
             del part._outbound_nodes[outbound:]
             now = vars(part)
-            for name in {*now, *attributes} - {"_called", "_parent_path"}:
+            for name in {*now, *attributes} - CHANGED_BY_ANY_CALL:
                 if now.get(name, before) is not attributes.get(name, before):
                     changed.append(f"{part.name}.{name}")
             now.clear()

@@ -9,13 +9,15 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import keras
+import networkx as nx
 
 from kito.errors import InputError
-from kito.graph.copying import can_copy
+from kito.graph.copying import can_copy, can_load
+from kito.graph.faithful import WrongShapeError, check_faithful, opened_layers
 from kito.graph.ir import Graph, Layer, Node, Ref, Tensor, walk
 from kito.graph.keras_internals import (
     Functional,
@@ -48,6 +50,7 @@ def lift(
     lifter = _Lifter(anchors, Report() if report is None else report)
     graph = lifter.graph(model) if is_graph_model(model) else lifter.subclassed(model)
     lifter.expand(graph)
+    lifter.doubt(graph)
     return graph
 
 
@@ -79,7 +82,7 @@ class _Lifter:
         self._anchors = anchors
         self._report = report
         self._layers: dict[int, Layer] = {}
-        self._traces: set[int] = set()
+        self._traces: dict[Layer, _Call] = {}
 
     def graph(self, model: Any, name: str | None = None) -> Graph:
         graph = Graph(
@@ -124,6 +127,7 @@ class _Lifter:
 
     def expand(self, graph: Graph) -> None:
         """Trace the composite layers of the graph, those inside them, and so on."""
+        traces: set[int] = set()
         tried: set[Layer] = set()
         while True:
             sites: dict[Layer, list[tuple[Graph, Node]]] = {}
@@ -132,50 +136,100 @@ class _Lifter:
                     if node.layer.graph is None and node.layer not in tried:
                         sites.setdefault(node.layer, []).append((nested, node))
             tried.update(sites)
-            composites = [layer for layer in sites if self.is_traceable(layer, sites[layer])]
-            if not composites:
-                return
-            for layer in composites:
-                try:
-                    traced = replace(layer, graph=self.traced(layer, sites[layer]))
-                except UntraceableError as error:
-                    self._report.notes.append(
-                        f"{layer.name} ({layer.cls.__name__}) is kept whole: {error}"
-                    )
+            for layer, calls in sites.items():
+                inside = any(id(nested) in traces for nested, _ in calls)
+                if not self.is_traceable(layer, inside):
                     continue
-                for nested, node in sites[layer]:
+                try:
+                    traced = self.traced(layer, calls)
+                except UntraceableError as error:
+                    self.keep_whole(layer, str(error))
+                    continue
+                traces.add(id(traced.graph))
+                for nested, node in calls:
                     nested.put(replace(node, layer=traced))
+            if not sites:
+                return
 
-    def is_traceable(self, layer: Layer, sites: list[tuple[Graph, Node]]) -> bool:
+    def is_traceable(self, layer: Layer, inside: bool) -> bool:
         """Whether to try: a rule could match inside, or the layer around it was traced and nobody
         can copy this one out of that.
         """
         if is_composite(layer.source, self._anchors):
             return True
-        inside = any(id(graph) in self._traces for graph, _ in sites)
         return inside and is_written_in_python(layer.source) and not can_copy(layer.source)
 
-    def traced(self, layer: Layer, sites: list[tuple[Graph, Node]]) -> Graph:
-        """The graph of a composite layer, which all its calls have in common.
+    def keep_whole(self, layer: Layer, reason: str) -> None:
+        self._report.notes.append(f"{layer.name} ({layer.cls.__name__}) is kept whole: {reason}")
+
+    def doubt(self, graph: Graph) -> None:
+        """Put back whole the composites whose traces are not faithful, or could not be loaded."""
+        believed: set[Layer] = set()
+        for _, nested in walk(graph):
+            for node in list(nested):
+                layer = nested[node.id].layer
+                if layer not in self._traces or layer in believed:
+                    continue
+                try:
+                    believed.update((layer, *self.faithful(layer)))
+                    _check_loadable(layer)
+                except UntraceableError as error:
+                    self.keep_whole(layer, str(error))
+                    self.put_back(graph, layer)
+                    if isinstance(error, WrongShapeError):
+                        for each in nx.descendants(nested.dag, node.id):
+                            if nested[each].layer in self._traces:
+                                self.put_back(graph, nested[each].layer)
+
+    def faithful(self, layer: Layer) -> list[Layer]:
+        """The composites inside a composite that were found to be faithful together with it.
+
+        Raises:
+            UntraceableError: its own trace is not faithful, whatever the composites inside it are.
+        """
+        assert layer.graph is not None
+        call = self._traces[layer]
+        for opened in (_is_opened, lambda layer: False):
+            try:
+                check_faithful(
+                    layer.source,
+                    layer.graph,
+                    *(call.args, call.kwargs),
+                    opened=opened,
+                    expected=call.outputs,
+                )
+                return list(opened_layers(layer.graph, opened))
+            except UntraceableError as error:
+                reason = error
+        raise reason
+
+    def put_back(self, graph: Graph, layer: Layer) -> None:
+        for _, nested in walk(graph):
+            for node in list(nested):
+                if node.layer is layer:
+                    nested.put(replace(node, layer=replace(layer, graph=None)))
+
+    def traced(self, layer: Layer, sites: list[tuple[Graph, Node]]) -> Layer:
+        """A composite layer with the graph that all its calls have in common.
 
         Raises:
             UntraceableError: there is none.
         """
-        calls = {str(call): call for call in (_signature(*site) for site in sites)}
+        calls = {str(call): call for call in (_call(*site) for site in sites)}
         if len(calls) > 1:
             raise UntraceableError(f"it is called in {len(calls)} different ways")
-        ((args, kwargs),) = calls.values()
-        leaves = keras.tree.flatten((args, kwargs))
+        (call,) = calls.values()
+        leaves = keras.tree.flatten((call.args, call.kwargs))
         if any(leaf.masked for leaf in leaves if isinstance(leaf, Tensor)) or any(
             output.masked for _, node in sites for output in node.outputs
         ):
             raise UntraceableError("a mask runs through it")
-        if kwargs.pop("training", None):
+        if call.kwargs.pop("training", None):
             raise UntraceableError("it is called with training=True")
-        with trace(layer.source, args, kwargs) as function:
-            graph = self.graph(function, layer.name)
-        self._traces.add(id(graph))
-        return graph
+        with trace(layer.source, call.args, call.kwargs) as function:
+            traced = replace(layer, graph=self.graph(function, layer.name))
+        self._traces[traced] = call
+        return traced
 
     def subclassed(self, model: keras.Model) -> Graph:
         """The graph of a model that is written as a class: traced.
@@ -189,10 +243,11 @@ class _Lifter:
             try:
                 with trace(model, (inputs,), {}) as function:
                     graph = self.graph(function, model.name)
-                    leaves = keras.tree.flatten(graph.inputs)
-                    graph.inputs = keras.tree.pack_sequence_as(inputs, leaves)
-                    _name_inputs(graph, model)
-                    return graph
+                check_faithful(model, graph, (inputs,), {}, opened=lambda layer: False)
+                leaves = keras.tree.flatten(graph.inputs)
+                graph.inputs = keras.tree.pack_sequence_as(inputs, leaves)
+                _name_inputs(graph, model)
+                return graph
             except UntraceableError as error:
                 reasons.append(str(error))
         raise InputError(
@@ -202,13 +257,42 @@ class _Lifter:
         )
 
 
-def _signature(graph: Graph, node: Node) -> tuple[Any, dict[str, Any]]:
-    """The arguments of a call with the Tensors that are known of them."""
+@dataclass(frozen=True)
+class _Call:
+    """The arguments of a call with the Tensors that are known of them, and its outputs."""
+
+    args: tuple[Any, ...]
+    kwargs: dict[str, Any]
+    outputs: tuple[Tensor, ...]
+
+
+def _call(graph: Graph, node: Node) -> _Call:
     args, kwargs = keras.tree.map_structure(
         lambda leaf: graph[leaf.node].outputs[leaf.index] if isinstance(leaf, Ref) else leaf,
         (node.args, node.kwargs),
     )
-    return args, kwargs
+    return _Call(args, kwargs, node.outputs)
+
+
+def _is_opened(layer: Layer) -> bool:
+    """Whether a layer computes what its graph computes; a wrapper calls it in its own way."""
+    return layer.cls is not keras.layers.TimeDistributed
+
+
+def _check_loadable(layer: Layer) -> None:
+    """What a composite holds must not be harder to save and load than the composite was.
+
+    Raises:
+        UntraceableError: Keras can load the composite, but not a layer inside it on its own.
+    """
+    assert layer.graph is not None
+    inside = {node.layer for _, graph in walk(layer.graph) for node in graph}
+    for part in inside:
+        if part.graph is None and not can_load(part.source) and can_load(layer.source):
+            raise UntraceableError(
+                f"Keras can load it, but not the {part.cls.__name__} inside it on its own: is that "
+                "registered, with a complete `get_config`?"
+            )
 
 
 def _inputs_of(model: keras.Model) -> Iterator[Any]:

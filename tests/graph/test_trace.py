@@ -462,3 +462,120 @@ def test_a_model_with_a_class_of_its_own_keeps_it_where_nothing_is_rewritten(tmp
     inputs = keras.Input(SHAPE)
     outer = keras.Model(inputs, BatchNormalization()(Dense(3)(model(inputs))))
     assert type(check_rewrites(outer, times=1).layers[1]) is GatedNet
+
+
+# Batch sizes, shapes and names that a trace must not freeze or lose
+
+
+class HeadsBlock(Block):
+    """Splits the channels with the batch size that it reads, as most attention layers do."""
+
+    def call(self, x):
+        x = super().call(x)
+        batch, height, width = ops.shape(x)[0], x.shape[1], x.shape[2]
+        x = ops.reshape(x, (batch, height * width, 2, self.filters // 2))
+        return ops.reshape(ops.flip(x, axis=1), (batch, height, width, self.filters))
+
+
+class BatchBlock(Block):
+    def call(self, x):
+        return super().call(x) * ops.shape(x)[0]
+
+
+class RepeatBlock(Block):
+    def call(self, x):
+        x = super().call(x)
+        return x + ops.broadcast_to(ops.mean(x, axis=0, keepdims=True), ops.shape(x))
+
+
+def test_a_batch_size_in_a_reshape_stays_open():
+    model = around(HeadsBlock())
+    fast = check_rewrites(model, times=1)
+    assert fast.output_shape == model.output_shape
+    for batch in (1, 3):
+        data = np.random.default_rng(0).normal(size=(batch, *SHAPE)).astype("float32")
+        assert np.allclose(
+            fast.predict_on_batch(data), model.predict_on_batch(data), rtol=0, atol=1e-4
+        )
+
+
+@pytest.mark.parametrize("block", [BatchBlock, RepeatBlock])
+def test_declines_another_use_of_the_batch_size(block):
+    model = around(block())
+    check_equivalent(model, kept_whole(model, "computes with the batch size"))
+
+
+class Swish(layers.Layer):
+    """A layer that nobody registered."""
+
+    def call(self, x):
+        return ops.silu(x)
+
+
+@keras.saving.register_keras_serializable("test_trace")
+class SwishBlock(Block):
+    def __init__(self, filters=4, **options):
+        super().__init__(filters, **options)
+        self.swish = Swish()
+
+    def call(self, x):
+        return self.swish(super().call(x))
+
+
+def test_declines_to_lay_open_what_can_not_be_loaded(tmp_path):
+    model = around(SwishBlock(name="block"))
+    fast = kept_whole(model, "Keras can load it, but not the Swish inside it")
+    fast.save(tmp_path / "fast.keras")
+    check_equivalent(model, keras.saving.load_model(tmp_path / "fast.keras"))
+
+
+def test_lays_open_a_block_that_can_not_be_loaded_either():
+    class Unregistered(SwishBlock):
+        pass
+
+    check_rewrites(around(Unregistered()), times=1)
+
+
+def test_an_unfaithful_block_inside_a_faithful_one():
+    @keras.saving.register_keras_serializable("test_trace")
+    class Pair(layers.Layer):
+        def __init__(self, **options):
+            super().__init__(**options)
+            self.good, self.bad = Block(4, name="good"), EagerBlock(4, name="bad")
+
+        def build(self, shape):
+            self.good.build(shape)
+            self.bad.build((*shape[:-1], 4))
+
+        def call(self, x):
+            return self.bad(self.good(x))
+
+    keras.saving.register_keras_serializable("test_trace")(EagerBlock)
+    report = kito.Report()
+    model = randomize(around(Pair(name="pair")))
+    fast = kito.optimize(model, report=report)
+    assert [applied.path for applied in report.applied] == [("pair", "good")]
+    assert [note for note in report.notes if note.startswith("bad (EagerBlock) is kept whole")]
+    check_equivalent(model, fast)
+
+
+def test_keeps_whole_what_follows_a_shape_that_keras_infers_wrongly():
+    @keras.saving.register_keras_serializable("test_trace")
+    class Steps(layers.Layer):
+        def __init__(self, **options):
+            super().__init__(**options)
+            self.linear, self.bn = layers.TimeDistributed(Dense(3)), BatchNormalization()
+
+        def build(self, shape):
+            self.linear.build(shape)
+            self.bn.build((*shape[:-1], 3))
+
+        def call(self, x):
+            return self.bn(self.linear(x))
+
+    inputs = keras.Input(batch_shape=(3, None, 4))
+    model = keras.Model(inputs, Steps()(Steps()(inputs)))
+    if model.output_shape == (3, None, 3):
+        pytest.skip("this backend infers it rightly")
+    fast = kept_whole(model, "Keras infers the shape (3, 3, 3), its call gives (3, 32, 3)")
+    check_equivalent(model, fast)

@@ -1,0 +1,151 @@
+"""Is the record of a layer's calls what the layer computes? Run both on the same data.
+
+A composite that holds composites is checked together with them, in one run: only if that fails
+is it found out which of them is at fault.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import keras
+import numpy as np
+
+from kito.graph.ir import Graph, Layer, Node, Ref, Tensor, to_numpy
+from kito.graph.keras_internals import takes_training, untouched
+from kito.graph.trace import UntraceableError, only_untraceable
+from kito.samples import draw
+
+# What each dimension that is not known is, in two runs. In a model five poolings by two must fit.
+SIZES_OF_A_LAYER = (32, 40)
+SIZES_OF_A_MODEL = (64, 96)
+# Of the largest output. The trace runs the same operations, but maybe in another order.
+TOLERANCES = {"float64": 1e-12, "float32": 1e-5, "float16": 1e-2, "bfloat16": 5e-2}
+
+# Which layers to run by their graph; the others are called.
+Opened = Callable[[Layer], bool]
+
+
+def check_faithful(
+    source: keras.Layer,
+    graph: Graph,
+    args: Any,
+    kwargs: Any,
+    *,
+    opened: Opened,
+    expected: tuple[Tensor, ...] | None = None,
+) -> None:
+    """Whether a graph computes what the layer computes, at inference, on several sizes.
+
+    Args:
+        args, kwargs: the arguments of the layer's call, with a `Tensor` where it gets a tensor.
+        expected: the outputs that Keras inferred of the call.
+
+    Raises:
+        UntraceableError: it does not, or can't be found out.
+    """
+    leaves = keras.tree.flatten((args, kwargs))
+    dynamic = any(None in leaf.shape[1:] for leaf in leaves if isinstance(leaf, Tensor))
+    sizes = SIZES_OF_A_MODEL if isinstance(source, keras.Model) else SIZES_OF_A_LAYER
+    rng = np.random.default_rng(0)
+    with only_untraceable(), untouched(source):
+        for batch, size in zip((2, 1), sizes, strict=True) if dynamic else ((2, 1),):
+            data = [_data(rng, leaf, batch, size) for leaf in leaves]
+            given = [
+                each for leaf, each in zip(leaves, data, strict=True) if isinstance(leaf, Tensor)
+            ]
+            positional, named = keras.tree.pack_sequence_as((args, kwargs), data)
+            with keras.StatelessScope():  # whatever the call assigns to variables is forgotten
+                outputs = source(*positional, **{**named, "training": False})
+                recorded = evaluate(graph, given, opened)
+            keras.tree.assert_same_structure(outputs, recorded)
+            flat = keras.tree.flatten(outputs)
+            for one, other in zip(flat, keras.tree.flatten(recorded), strict=True):
+                _check_same(to_numpy(one), to_numpy(other))
+            for one, spec in zip(flat, expected or (), strict=False):
+                _check_shape(tuple(one.shape), spec)
+
+
+def evaluate(graph: Graph, inputs: list[Any], opened: Opened) -> Any:
+    """What a graph computes of the tensors of its inputs, one layer after the other."""
+    values: dict[Ref, Any] = {}
+    for ref, value in zip(keras.tree.flatten(graph.inputs), inputs, strict=True):
+        values[ref] = keras.ops.cast(value, graph[ref.node].output.dtype)
+    for node in graph:
+        if Ref(node.id) in values:
+            continue
+        args, kwargs = keras.tree.map_structure(
+            lambda leaf: values[leaf] if isinstance(leaf, Ref) else leaf, (node.args, node.kwargs)
+        )
+        for index, value in enumerate(keras.tree.flatten(_call(node, args, kwargs, opened))):
+            _check_shape(tuple(value.shape), node.outputs[index])
+            values[Ref(node.id, index)] = value
+    return keras.tree.map_structure(
+        lambda leaf: values[leaf] if isinstance(leaf, Ref) else leaf, graph.outputs
+    )
+
+
+def _call(node: Node, args: Any, kwargs: Any, opened: Opened) -> Any:
+    layer = node.layer
+    if layer.graph is not None and opened(layer):
+        tensors = [
+            value
+            for value, leaf in zip(
+                keras.tree.flatten((args, kwargs)),
+                keras.tree.flatten((node.args, node.kwargs)),
+                strict=True,
+            )
+            if isinstance(leaf, Ref)
+        ]
+        return evaluate(layer.graph, tensors, opened)
+    if takes_training(layer.cls.call):
+        kwargs = {"training": False, **kwargs}
+    return layer.source(*args, **kwargs)
+
+
+def _data(rng: np.random.Generator, leaf: Any, batch: int, size: int) -> Any:
+    if not isinstance(leaf, Tensor):
+        return leaf
+    first, *rest = leaf.shape or (1,)
+    array = draw(rng, (first or batch, *(known or size for known in rest)), leaf.dtype)
+    return keras.ops.convert_to_tensor(array, dtype=leaf.dtype)
+
+
+def _check_same(expected: np.ndarray, recorded: np.ndarray) -> None:
+    if expected.shape != recorded.shape or expected.dtype != recorded.dtype:
+        raise UntraceableError(
+            f"its call gives {expected.shape} {expected.dtype}, the record of its calls "
+            f"{recorded.shape} {recorded.dtype}"
+        )
+    if expected.dtype.kind in "OSU":
+        same = bool((expected == recorded).all())
+        difference = 0.0 if same else 1.0
+    else:
+        one, other = expected.astype(np.float64), recorded.astype(np.float64)
+        magnitude = np.max(np.abs(one), initial=0, where=np.isfinite(one)) or 1.0
+        same = bool(np.array_equal(np.isnan(one), np.isnan(other)))
+        difference = float(np.nanmax(np.abs(one - other), initial=0) / magnitude)
+    if not same or difference > TOLERANCES.get(str(expected.dtype), 0.0):
+        raise UntraceableError(
+            f"its call and the record of its calls differ by {difference:.1e} of the largest output"
+        )
+
+
+def _check_shape(shape: tuple[int, ...], inferred: Tensor) -> None:
+    if len(shape) != len(inferred.shape) or any(
+        known not in (None, size) for known, size in zip(inferred.shape, shape, strict=True)
+    ):
+        raise WrongShapeError(f"Keras infers the shape {inferred.shape}, its call gives {shape}")
+
+
+class WrongShapeError(UntraceableError):
+    """The shapes that the model shows are wrong, from this layer on."""
+
+
+def opened_layers(graph: Graph, opened: Opened) -> Iterator[Layer]:
+    """The layers that `evaluate` runs by their graphs, the outer ones first."""
+    for node in graph:
+        if node.layer.graph is not None and opened(node.layer):
+            yield node.layer
+            yield from opened_layers(node.layer.graph, opened)
