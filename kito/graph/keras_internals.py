@@ -98,15 +98,16 @@ def own_attributes(layer: keras.Layer) -> list[str]:
     """
     if type(layer).__module__.startswith("keras.src."):
         return []
-    names = vars(layer).keys() - _common_attributes()
-    if isinstance(layer, keras.Model):  # the rest is its graph
+    model = isinstance(layer, keras.Model)
+    names = vars(layer).keys() - _common_attributes(keras.Model if model else keras.Layer)
+    if model:  # the rest is its graph
         names = {name for name in names if not name.startswith("_")} - {"output_names"}
     return sorted(name for name in names if not name.startswith("_self_"))  # TensorFlow's own
 
 
 @functools.cache
-def _common_attributes() -> frozenset[str]:
-    return frozenset(vars(keras.layers.Layer())) | {"build", "quantize"}
+def _common_attributes(base: type[keras.Layer]) -> frozenset[str]:
+    return frozenset(vars(base())) | {"build", "quantize"}
 
 
 def sublayers(layer: keras.Layer) -> list[keras.Layer]:
