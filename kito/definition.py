@@ -12,34 +12,38 @@ A rule maps a match to the layers that take its place, or declines with a reason
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import pluggy
 
 from kito.errors import RuleDefinitionError
-from kito.graph.ir import Layer, Node, Tensor
-from kito.graph.pattern import Chain, Match, Pattern, chain
+from kito.graph.ir import Call, Layer, Node, Ref, Tensor
+from kito.graph.pattern import Chain, Match, Pattern, branches, chain, many
 
 __all__ = [
+    "Call",
     "Chain",
     "Decline",
     "Layer",
     "Match",
     "Node",
     "Pattern",
+    "Ref",
     "Replacement",
     "Rule",
     "Tensor",
+    "branches",
     "chain",
     "hookimpl",
+    "many",
     "rule",
 ]
 
 hookimpl = pluggy.HookimplMarker("kito")
 
-Replacement = Layer | Sequence[Layer]
+Replacement = Layer | Sequence[Layer] | Call | Ref
 
 
 class Decline(Exception):  # noqa: N818 (not an error: the usual way for a rule to say no)
@@ -53,24 +57,40 @@ class Rule:
     Attributes:
         name: what `optimize(rules=[name])` and the report call it.
         pattern: what it matches.
-        function: takes a Node for each capture; returns a Layer or a sequence of Layers, which are
-            called one after the other, or raises Decline.
-        default: whether `optimize(model)` uses it without being asked.
+        function: takes a Node for each capture, a tuple of Nodes where the pattern says `many` or
+            `branches`. Returns a Layer or a sequence of Layers, which are called one after the
+            other on what the first of the matched calls reads; or a Call, for anything else; or a
+            Ref, the tensor that the match's last output is equal to; or raises Decline.
+        default: the targets for which `optimize(model)` uses it without being asked; True is every
+            target, False none.
     """
 
     name: str
     pattern: Pattern
     function: Callable[..., Replacement]
-    default: bool = True
+    default: bool | frozenset[str] = True
 
-    def __call__(self, match: Match) -> tuple[Layer, ...]:
-        """The layers that take the place of the match.
+    def __call__(self, match: Match) -> Call | Ref:
+        """What takes the place of the match.
 
         Raises:
             Decline: the rule does not apply.
+            TypeError: the function returned something else.
         """
         result = self.function(**match.captures)
-        return (result,) if isinstance(result, Layer) else tuple(result)
+        if isinstance(result, (Call, Ref)):
+            return result
+        layers = (result,) if isinstance(result, Layer) else tuple(result or ())
+        if not layers or not all(isinstance(layer, Layer) for layer in layers):
+            raise TypeError(f"it returned {result!r}, not layers")
+        call = layers[0](*match.head.args, **match.head.kwargs)
+        for layer in layers[1:]:
+            call = layer(call)
+        return call
+
+    def is_default(self, target: str) -> bool:
+        """Whether `optimize(model, target=target)` uses the rule without being asked."""
+        return self.default if isinstance(self.default, bool) else target in self.default
 
     @property
     def summary(self) -> str:
@@ -79,7 +99,7 @@ class Rule:
 
 
 def rule(
-    pattern: Pattern, *, name: str | None = None, default: bool = True
+    pattern: Pattern, *, name: str | None = None, default: bool | Iterable[str] = True
 ) -> Callable[[Callable[..., Replacement]], Rule]:
     """Make a rule of a function whose parameters are the captures of the pattern.
 
@@ -94,7 +114,8 @@ def rule(
                 f"rule {function.__name__}: the parameters {_listed(parameters)} are not the "
                 f"captures of its pattern, {_listed(pattern.names)}"
             )
-        return Rule(name or function.__name__, pattern, function, default)
+        targets = default if isinstance(default, bool) else frozenset(default)
+        return Rule(name or function.__name__, pattern, function, targets)
 
     return decorate
 

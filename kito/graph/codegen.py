@@ -140,7 +140,9 @@ class _Builder:
             if layer.cls is keras.layers.TimeDistributed:
                 return layer.cls(**dict(layer.config) | {"layer": model})
             return model
-        return shell(layer.source)  # keras.ops: no weights
+        operation = shell(layer.source)  # keras.ops: no weights
+        operation.name = layer.name
+        return operation
 
     def copy(self, layer: Layer, args: Any, kwargs: Any) -> Any:
         """Copy a layer of the source, call it, which builds it, and give it its weights."""

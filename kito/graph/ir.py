@@ -3,6 +3,8 @@
 Four nouns. A `Layer` is what Keras calls an operation: a class, its configuration and its weights.
 A `Node` is one call of a layer. A `Ref` is one tensor: an output of a node. A `Graph` holds the
 nodes of one model in a `networkx.MultiDiGraph`; a nested model is a layer that has a graph.
+
+And one for what does not stand in a graph yet: a `Call` is what a rule asks for.
 """
 
 from __future__ import annotations
@@ -44,6 +46,39 @@ class Tensor:
 
 
 @dataclass(frozen=True, eq=False)
+class Call:
+    """A call that a rule asks for: a layer and its arguments, which are tensors of the graph
+    (`Ref`), other calls, outputs of these (`Output`), and constants.
+    """
+
+    layer: Layer
+    args: tuple[Any, ...]
+    kwargs: dict[str, Any] = field(default_factory=dict)
+
+    def __getitem__(self, index: int) -> Output:
+        """One output of a call that has several."""
+        return Output(self, index)
+
+    @cached_property
+    def order(self) -> tuple[Call, ...]:
+        """This call and all calls that it needs, each once, in the order of computation."""
+        found: dict[Call, None] = {}
+        for leaf in keras.tree.flatten((self.args, self.kwargs)):
+            call = leaf.call if isinstance(leaf, Output) else leaf
+            if isinstance(call, Call):
+                found |= dict.fromkeys(call.order)
+        return (*found, self)
+
+
+@dataclass(frozen=True)
+class Output:
+    """Output number `index` of a call that a rule asks for."""
+
+    call: Call
+    index: int
+
+
+@dataclass(frozen=True, eq=False)
 class Layer:
     """A class, its configuration and its weights; never changed, only replaced (see `evolve`).
 
@@ -57,6 +92,27 @@ class Layer:
     graph: Graph | None = None
     overrides: Mapping[str, Any] = field(default_factory=dict)
     new_weights: Mapping[str, Any] = field(default_factory=dict)
+
+    @classmethod
+    def new(
+        cls, kind: type[keras.Layer], weights: Mapping[str, Any] | None = None, **config: Any
+    ) -> Layer:
+        """A layer that the model did not have; `name` and `dtype` among the entries of `config`.
+
+        Weights are cast to the dtype of the layer's variables.
+        """
+        complete = kind(**config).get_config()
+        blank = cls(kind, complete["name"], overrides=complete)
+        return blank.evolve(**weights) if weights else blank
+
+    @classmethod
+    def of(cls, operation: keras.Operation) -> Layer:
+        """A layer without weights, or an operation of `keras.ops`, that the model did not have."""
+        return cls(type(operation), operation.name, source=operation)
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Call:
+        """A call of the layer, as the result of a rule or a part of it."""
+        return Call(self, args, kwargs)
 
     @cached_property
     def config(self) -> dict[str, Any]:
@@ -193,6 +249,11 @@ class Node:
         """The first output; most layers have one only."""
         return self.outputs[0]
 
+    @property
+    def input(self) -> Ref:
+        """The first tensor that the call reads; most calls read one only."""
+        return self.refs[0]
+
     @cached_property
     def refs(self) -> tuple[Ref, ...]:
         """The tensors that the call reads, in the order of its arguments, with repetitions."""
@@ -268,6 +329,14 @@ class Graph:
         for slot, ref in enumerate(node.refs):
             self.dag.add_edge(ref.node, node.id, key=slot)
 
+    def redirect(self, old: Ref, new: Ref) -> None:
+        """Let all calls that read one tensor read another one."""
+        for reader in {node.id: node for node in self.consumers(old.node)}.values():
+            args, kwargs = keras.tree.map_structure(
+                lambda leaf: new if leaf == old else leaf, (reader.args, reader.kwargs)
+            )
+            self.put(replace(reader, args=args, kwargs=kwargs))
+
     def remove(self, node_id: int) -> None:
         """Take out a node that nothing reads."""
         self.dag.remove_node(node_id)
@@ -291,6 +360,10 @@ class Graph:
     def producer(self, ref: Ref) -> Node:
         """The call that computes a tensor."""
         return self[ref.node]
+
+    def tensor(self, ref: Ref) -> Tensor:
+        """What is known of a tensor."""
+        return self[ref.node].outputs[ref.index]
 
     def consumers(self, node_id: int) -> list[Node]:
         """The calls that read an output of the node, one entry a use."""

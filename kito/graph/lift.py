@@ -268,7 +268,7 @@ class _Call:
 
 def _call(graph: Graph, node: Node) -> _Call:
     args, kwargs = keras.tree.map_structure(
-        lambda leaf: graph[leaf.node].outputs[leaf.index] if isinstance(leaf, Ref) else leaf,
+        lambda leaf: graph.tensor(leaf) if isinstance(leaf, Ref) else leaf,
         (node.args, node.kwargs),
     )
     return _Call(args, kwargs, node.outputs)

@@ -6,11 +6,11 @@ shared layer, what the new layers are called, and when to stop. A rule sees only
 
 from __future__ import annotations
 
-import itertools
 import math
 from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import keras
 import numpy as np
@@ -18,13 +18,24 @@ import numpy as np
 from kito.definition import Decline, Match, Rule
 from kito.errors import RuleError
 from kito.graph.hazards import check_hazards
-from kito.graph.ir import Graph, Layer, Node, Ref, Tensor, walk
-from kito.graph.keras_internals import sublayers
+from kito.graph.ir import Call, Graph, Layer, Node, Output, Ref, Tensor, walk
+from kito.graph.keras_internals import shell, sublayers
 from kito.report import Applied, Declined, Report
 
 # A rewrite leaves its tail in place, so rules that loop come back to the same call, or they make
 # ever more calls, of which there are at most ten times as many rewrites as the model has calls.
 MAX_REWRITES_OF_A_CALL = 100
+
+# Layers that take their tensors as one list.
+MERGES = (
+    keras.layers.Add,
+    keras.layers.Average,
+    keras.layers.Concatenate,
+    keras.layers.Maximum,
+    keras.layers.Minimum,
+    keras.layers.Multiply,
+    keras.layers.Subtract,
+)
 
 
 def rewrite(graph: Graph, rules: Sequence[Rule], report: Report) -> None:
@@ -42,7 +53,16 @@ class _Site:
 
     graph: Graph
     match: Match
-    result: tuple[Layer, ...] = ()
+    result: Call | Ref
+
+    @property
+    def layers(self) -> tuple[Layer, ...]:
+        """The layers that the rule asks for, in the order of computation; none if a tensor that is
+        there already will do.
+        """
+        if isinstance(self.result, Ref):
+            return ()
+        return tuple(dict.fromkeys(call.layer for call in self.result.order))
 
 
 class _Rewriter:
@@ -59,26 +79,35 @@ class _Rewriter:
         for nested in self.graphs:
             for node in nested:
                 self.calls.setdefault(node.layer, []).append((nested, node.id))
-        self.queue: deque[tuple[Graph, int]] = deque(
-            (nested, node.id) for nested in self.graphs for node in nested
-        )
-        self.queued = {(id(nested), node_id) for nested, node_id in self.queue}
+        self.queue: deque[tuple[Graph, int]] = deque()
+        self.queued: set[tuple[int, int]] = set()
         self.rewrites: dict[tuple[int, int], int] = {}
-        self.limit = MAX_REWRITES_OF_A_CALL + 10 * len(self.queue)
+        self.limit = MAX_REWRITES_OF_A_CALL + 10 * sum(map(len, self.graphs))
         self.declined: dict[tuple[int, int], dict[str, Declined]] = {}
 
     def run(self) -> None:
-        while self.queue:
-            graph, node_id = self.queue.popleft()
-            self.queued.discard((id(graph), node_id))
-            if node_id in graph:
-                self.visit(graph, graph[node_id])
+        applied = -1
+        # Calls near a rewrite are looked at again at once. In the end all are, for a rule may look
+        # farther; one round in which nothing applies is the fixed point.
+        while applied < len(self.report.applied):
+            applied = len(self.report.applied)
+            for graph in self.graphs:
+                for node in graph:
+                    self.enqueue(graph, node.id)
+            self.drain()
         self.report.declined.extend(
             reason
             for graph in self.graphs
             for node in graph
             for reason in self.declined.get((id(graph), node.id), {}).values()
         )
+
+    def drain(self) -> None:
+        while self.queue:
+            graph, node_id = self.queue.popleft()
+            self.queued.discard((id(graph), node_id))
+            if node_id in graph:
+                self.visit(graph, graph[node_id])
 
     def enqueue(self, graph: Graph, node_id: int) -> None:
         if (id(graph), node_id) not in self.queued:
@@ -92,7 +121,7 @@ class _Rewriter:
             if match is None:
                 continue
             try:
-                sites = self.decide(rule, _Site(graph, match))
+                sites = self.decide(rule, graph, match)
             except Decline as reason:
                 declined[rule.name] = Declined(
                     rule=rule.name,
@@ -104,34 +133,35 @@ class _Rewriter:
             self.apply(rule, sites)
             return
 
-    def decide(self, rule: Rule, site: _Site) -> list[_Site]:
+    def decide(self, rule: Rule, graph: Graph, match: Match) -> list[_Site]:
         """All sites that are rewritten together with this one, each with its result.
 
         Raises:
             Decline: a guard or the rule says no.
         """
-        site = self.evaluate(rule, site)
+        site = self.evaluate(rule, graph, match)
         sites = [site, *self.twins(rule, site)]
-        for each in sites:
-            check_hazards(each.result[-1], (each.graph, each.match.tail), self.readers)
+        if site.layers:
+            for each in sites:
+                check_hazards(each.layers[-1], (each.graph, each.match.tail), self.readers)
         self.check_name(sites)
         self.check_cost(sites)
         return sites
 
-    def evaluate(self, rule: Rule, site: _Site) -> _Site:
-        check_match(site.graph, site.match)
+    def evaluate(self, rule: Rule, graph: Graph, match: Match) -> _Site:
+        check_match(graph, match)
         try:
-            result = rule(site.match)
+            site = _Site(graph, match, rule(match))
         except Decline:
             raise
         except Exception as error:
-            names = ", ".join(node.layer.name for node in site.match.nodes)
+            names = ", ".join(node.layer.name for node in match.nodes)
             raise RuleError(
                 f"the rule '{rule.name}' failed on {names}: {type(error).__name__}: {error}. "
                 "Leave it out with `rules=`, and tell its author."
             ) from error
-        check_result(rule, site, result)
-        return replace(site, result=result)
+        check_result(site)
+        return site
 
     def twins(self, rule: Rule, site: _Site) -> list[_Site]:
         """The other calls of the same layers, where these can be rewritten in the same way."""
@@ -144,10 +174,10 @@ class _Rewriter:
             if [node.layer for node in match.nodes] != layers:
                 continue
             try:
-                twin = self.evaluate(rule, _Site(graph, match))
+                twin = self.evaluate(rule, graph, match)
             except Decline:
                 continue
-            if len(twin.result) == len(site.result) and all(map(_same, twin.result, site.result)):
+            if len(twin.layers) == len(site.layers) and all(map(_same, twin.layers, site.layers)):
                 found.append(twin)
         return found
 
@@ -171,6 +201,8 @@ class _Rewriter:
         is_output = any(
             site.match.tail.id in {ref.node for ref in site.graph.output_refs} for site in sites
         )
+        if is_output and not sites[0].layers:
+            raise Decline(f"{tail.layer.name} gives an output its name")
         if is_output and not self.disappears(tail.layer, sites):
             raise Decline(f"{tail.layer.name} gives an output its name, and is called elsewhere")
 
@@ -188,8 +220,9 @@ class _Rewriter:
         kept = [node for node in nodes if not self.disappears(node.layer, sites)]
         if not any(node.layer.parameters for node in kept):
             return
-        replaced = {node.layer for node in nodes} - {node.layer for node in kept}
-        growth = sum(layer.parameters for layer in site.result) - sum(
+        kept_layers = {node.layer for node in kept}
+        replaced = {node.layer for node in nodes} - kept_layers
+        growth = sum(layer.parameters for layer in site.layers if layer not in kept_layers) - sum(
             layer.parameters for layer in replaced
         )
         saved = sum(
@@ -211,18 +244,22 @@ class _Rewriter:
 
     def apply(self, rule: Rule, sites: list[_Site]) -> None:
         site = sites[0]
-        old = tuple(node.layer for node in site.match.nodes)
-        gone = [layer for layer in old if self.disappears(layer, sites)]
-        new = self.named(site.result, old, gone, [site.graph for site in sites])
+        old = tuple(dict.fromkeys(node.layer for node in site.match.nodes))
+        gone = [
+            layer for layer in old if layer not in site.layers and self.disappears(layer, sites)
+        ]
+        names = self.named(site.layers, old, gone, [site.graph for site in sites])
         for each in sites:
             self.count(rule, each)
-            self.splice(each.graph, each.match, new)
+            # The layers of the first site are those of all.
+            self.splice(each, dict(zip(each.layers, names, strict=True)))
+        new = [layer for layer in names if layer not in old]
         before = sum(layer.parameters for layer in gone)
         self.report.applied.append(
             Applied(
                 rule=rule.name,
                 layers=tuple(layer.name for layer in old),
-                result=tuple(layer.name for layer in new),
+                result=tuple(layer.name for layer in names),
                 path=self.paths[id(site.graph)],
                 calls=len(sites),
                 parameters=sum(layer.parameters for layer in new) - before,
@@ -240,31 +277,45 @@ class _Rewriter:
                 "`rules=`."
             )
 
-    def splice(self, graph: Graph, match: Match, layers: tuple[Layer, ...]) -> None:
-        """Put calls of the layers where the match stands; the tail keeps its number, and so its
-        readers.
+    def splice(self, site: _Site, names: Mapping[Layer, Layer]) -> None:
+        """Put what the rule asks for where the match stands.
+
+        The last call keeps the number of the match's tail, and so its readers.
         """
+        graph, match, result = site.graph, site.match, site.result
         graph.rewritten = True
-        head, tail = match.head, match.tail
-        args, kwargs = head.args, head.kwargs
+        readers = graph.consumers(match.tail.id)
         for node in match.nodes:
             self.calls[node.layer].remove((graph, node.id))
-        tensor = graph.producer(head.refs[0]).outputs[head.refs[0].index]
-        for layer in layers[:-1]:
-            tensor = infer_output(layer, tensor)
-            node = Node(graph.new_id(), layer, args, kwargs, (tensor,))
-            self.put(graph, node)
-            args, kwargs = (Ref(node.id),), {}
-        self.put(graph, Node(tail.id, layers[-1], args, kwargs, tail.outputs))
+        if isinstance(result, Ref):
+            graph.redirect(Ref(match.tail.id), result)
+            graph.remove(match.tail.id)
+        else:
+            self.build(graph, match.tail, result, names)
         for node in reversed(match.nodes[:-1]):
             graph.remove(node.id)
-        for reader in graph.consumers(tail.id):
+        for reader in readers:
             self.enqueue(graph, reader.id)
         for node in match.nodes:  # a layer with fewer calls may now be worth its copy
             for other_graph, other_id in self.calls[node.layer]:
                 self.enqueue(other_graph, other_id)
                 for reader in other_graph.consumers(other_id):
                     self.enqueue(other_graph, reader.id)
+
+    def build(self, graph: Graph, tail: Node, result: Call, names: Mapping[Layer, Layer]) -> None:
+        ids: dict[Call, int] = {}
+
+        def to_ref(leaf: Any) -> Any:
+            if isinstance(leaf, Output):
+                return Ref(ids[leaf.call], leaf.index)
+            return Ref(ids[leaf]) if isinstance(leaf, Call) else leaf
+
+        for call in result.order:
+            last = call is result
+            ids[call] = tail.id if last else graph.new_id()
+            args, kwargs = keras.tree.map_structure(to_ref, (call.args, call.kwargs))
+            outputs = tail.outputs if last else infer_outputs(graph, call.layer, args, kwargs)
+            self.put(graph, Node(ids[call], names[call.layer], args, kwargs, outputs))
 
     def put(self, graph: Graph, node: Node) -> None:
         graph.put(node)
@@ -279,7 +330,12 @@ class _Rewriter:
         gone: list[Layer],
         graphs: Iterable[Graph],
     ) -> tuple[Layer, ...]:
-        """The last layer takes the tail's name, the others keep theirs, where these are free."""
+        """The last layer takes the tail's name, the others keep theirs, where these are free.
+
+        Layers of the match that the rule keeps as they are, are not copied for a name.
+        """
+        if not layers:
+            return ()
         free = {layer.name for layer in gone}
         taken: set[str] | None = None
 
@@ -308,7 +364,10 @@ class _Rewriter:
                 number += 1
 
         last = replace(layers[-1], name=unique(candidates(old[-1].name)))
-        first = [replace(layer, name=unique(candidates(layer.name))) for layer in layers[:-1]]
+        first = [
+            layer if layer in old else replace(layer, name=unique(candidates(layer.name)))
+            for layer in layers[:-1]
+        ]
         return (*first, last)
 
 
@@ -319,27 +378,33 @@ def check_match(graph: Graph, match: Match) -> None:
         Decline: with the reason.
     """
     outputs = {ref.node for ref in graph.output_refs}
+    inside = {node.id for node in match.nodes}
     for node in match.nodes:
-        for check in (_check_arguments, _check_layer):
-            check(node)
-    for node, follower in itertools.pairwise(match.nodes):
+        _check_arguments(node)
+        _check_layer(node)
+    for node in match.nodes[:-1]:
         if node.id in outputs:
             raise Decline(f"{node.layer.name} is an output of the model")
-        others = [reader for reader in graph.consumers(node.id) if reader.id != follower.id]
+        readers = graph.consumers(node.id)
+        followers = [reader for reader in readers if reader.id in inside]
+        others = [reader.layer.name for reader in readers if reader.id not in inside]
         if others:
-            names = " and ".join(dict.fromkeys(reader.layer.name for reader in others))
-            raise Decline(f"{node.layer.name} feeds {names} as well as {follower.layer.name}")
-        if len(graph.consumers(node.id)) > 1:
-            raise Decline(f"{follower.layer.name} reads {node.layer.name} more than once")
+            names = " and ".join(dict.fromkeys(others))
+            raise Decline(f"{node.layer.name} feeds {names} as well as {followers[0].layer.name}")
+        if len(readers) > 1:
+            raise Decline(f"{followers[0].layer.name} reads {node.layer.name} more than once")
 
 
 def _check_arguments(node: Node) -> None:
     if node.kwargs.get("training"):
         raise Decline(f"{node.layer.name} is called with training=True")
+    if not issubclass(node.layer.cls, keras.Layer):
+        return  # an operation of keras.ops: what it is given is all that there is of it
     extra = [
         name for name, value in node.kwargs.items() if value is not None and value is not False
     ]
-    if extra or len(node.args) != 1 or node.args[0] not in node.refs:
+    one = len(node.args) == 1 and (node.args[0] in node.refs or node.layer.cls in MERGES)
+    if extra or not one:
         raise Decline(f"{node.layer.name} is called with more than one tensor: {_call(node)}")
 
 
@@ -357,32 +422,52 @@ def _check_layer(node: Node) -> None:
             raise Decline(f"{part.name} is quantized ({mode})")
 
 
-def check_result(rule: Rule, site: _Site, result: tuple[Layer, ...]) -> None:
-    """Whether the layers that a rule returned can stand where the match stands.
+def check_result(site: _Site) -> None:
+    """Whether what a rule returned can stand where the match stands.
 
     Raises:
-        RuleError: they are not layers.
-        Decline: a mask would get lost, or appear.
+        Decline: a mask would get lost, or appear, or the tensor would be another one.
     """
-    if not result or not all(isinstance(layer, Layer) for layer in result):
-        raise RuleError(f"the rule '{rule.name}' returned {result!r}, not layers")
-    match = site.match
-    masked = any(site.graph.producer(ref).outputs[ref.index].masked for ref in match.head.refs)
-    if not masked:
+    graph, match, result = site.graph, site.match, site.result
+    tail = match.tail
+    if isinstance(result, Ref):
+        tensor = graph.tensor(result)
+        if (tensor.shape, tensor.dtype) != (tail.output.shape, tail.output.dtype):
+            raise Decline(
+                f"{tail.layer.name} turns {tensor.shape} {tensor.dtype} into {tail.output.shape} "
+                f"{tail.output.dtype}"
+            )
+    inside = {node.id for node in match.nodes}
+    given = {ref for node in match.nodes for ref in node.refs if ref.node not in inside}
+    if not any(graph.tensor(ref).masked for ref in given):
         return
     passes = {node.layer.cls: node.output.masked for node in match.nodes}
-    after = all(passes.get(layer.cls, False) for layer in result)
-    if after != match.tail.output.masked:
+    after = all(passes.get(layer.cls, False) for layer in site.layers)
+    if isinstance(result, Ref):
+        after = graph.tensor(result).masked
+    if after != tail.output.masked:
         raise Decline(
             f"a mask runs through {match.head.layer.name}, and the rewrite would change it"
         )
 
 
-def infer_output(layer: Layer, tensor: Tensor) -> Tensor:
+def infer_outputs(graph: Graph, layer: Layer, args: Any, kwargs: Any) -> tuple[Tensor, ...]:
     """What a layer that no model has called yet would return, as Keras infers it."""
-    operation = layer.cls.from_config(dict(layer.config))
-    output = operation.compute_output_spec(keras.KerasTensor(tensor.shape, tensor.dtype))
-    return Tensor(tuple(output.shape), str(output.dtype), tensor.masked)
+    operation = layer.cls.from_config(dict(layer.config)) if layer.is_new else shell(layer.source)
+    given = [
+        graph.tensor(leaf) for leaf in keras.tree.flatten((args, kwargs)) if isinstance(leaf, Ref)
+    ]
+    args, kwargs = keras.tree.map_structure(
+        lambda leaf: (
+            keras.KerasTensor(graph.tensor(leaf).shape, graph.tensor(leaf).dtype)
+            if isinstance(leaf, Ref)
+            else leaf
+        ),
+        (args, kwargs),
+    )
+    masked = any(tensor.masked for tensor in given)
+    outputs = keras.tree.flatten(operation.compute_output_spec(*args, **kwargs))
+    return tuple(Tensor(tuple(output.shape), str(output.dtype), masked) for output in outputs)
 
 
 def _same(one: Layer, other: Layer) -> bool:

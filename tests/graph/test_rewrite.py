@@ -147,13 +147,13 @@ def test_a_layer_whose_call_was_replaced_is_left_alone():
 
 
 def test_declines_more_than_one_tensor():
-    @rule(chain(add=layers.Add))
-    def one_input(add):
-        return add.evolve()
+    @rule(chain(attention=layers.Attention))
+    def one_input(attention):
+        return attention.evolve()
 
-    inputs = keras.Input((4,))
-    model = keras.Model(inputs, layers.Add(name="add")([inputs, inputs]))
-    check_declines(model, [one_input], reason="add is called with more than one tensor")
+    inputs = keras.Input((4, 4))
+    model = keras.Model(inputs, layers.Attention(name="mix")([inputs, inputs]))
+    check_declines(model, [one_input], reason="mix is called with more than one tensor")
 
 
 def test_declines_a_layer_that_reads_its_producer_twice():
