@@ -9,7 +9,19 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from kito.api import explain, optimize, reduce_keras_model
     from kito.comparison import Comparison, compare, compare_two_models_results
-    from kito.definition import Decline, Layer, Node, Rule, chain, hookimpl, rule
+    from kito.definition import (
+        Call,
+        Decline,
+        Layer,
+        Node,
+        Ref,
+        Rule,
+        branches,
+        chain,
+        hookimpl,
+        many,
+        rule,
+    )
     from kito.errors import (
         GraphError,
         InputError,
@@ -22,6 +34,7 @@ if TYPE_CHECKING:
     from kito.report import Report
 
 __all__ = [
+    "Call",
     "Comparison",
     "Decline",
     "GraphError",
@@ -30,16 +43,19 @@ __all__ = [
     "Layer",
     "Node",
     "PluginError",
+    "Ref",
     "Report",
     "Rule",
     "RuleDefinitionError",
     "RuleError",
     "UnknownRuleError",
+    "branches",
     "chain",
     "compare",
     "compare_two_models_results",
     "explain",
     "hookimpl",
+    "many",
     "optimize",
     "reduce_keras_model",
     "rule",

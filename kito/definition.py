@@ -43,6 +43,9 @@ __all__ = [
 
 hookimpl = pluggy.HookimplMarker("kito")
 
+# What may run the result: a backend of Keras, or the runtime that a model is exported to.
+TARGETS = ("tensorflow", "jax", "torch", "onnx", "openvino", "litert")
+
 Replacement = Layer | Sequence[Layer] | Call | Ref
 
 
@@ -63,12 +66,15 @@ class Rule:
             Ref, the tensor that the match's last output is equal to; or raises Decline.
         default: the targets for which `optimize(model)` uses it without being asked; True is every
             target, False none.
+        opens: whether it is a reason to replace a layer that is written in Python by the layers
+            inside. A rule that makes nothing faster by itself is none.
     """
 
     name: str
     pattern: Pattern
     function: Callable[..., Replacement]
     default: bool | frozenset[str] = True
+    opens: bool = True
 
     def __call__(self, match: Match) -> Call | Ref:
         """What takes the place of the match.
@@ -99,12 +105,19 @@ class Rule:
 
 
 def rule(
-    pattern: Pattern, *, name: str | None = None, default: bool | Iterable[str] = True
+    pattern: Pattern,
+    *,
+    name: str | None = None,
+    default: bool | Iterable[str] = True,
+    opens: bool = True,
 ) -> Callable[[Callable[..., Replacement]], Rule]:
     """Make a rule of a function whose parameters are the captures of the pattern.
 
+    Args:
+        name, default, opens: see `Rule`; the name is that of the function unless given.
+
     Raises:
-        RuleDefinitionError: the parameters and the captures differ.
+        RuleDefinitionError: the parameters and the captures differ, or a target is not known.
     """
 
     def decorate(function: Callable[..., Replacement]) -> Rule:
@@ -115,7 +128,12 @@ def rule(
                 f"captures of its pattern, {_listed(pattern.names)}"
             )
         targets = default if isinstance(default, bool) else frozenset(default)
-        return Rule(name or function.__name__, pattern, function, targets)
+        if not isinstance(targets, bool) and (unknown := targets - {*TARGETS}):
+            raise RuleDefinitionError(
+                f"rule {function.__name__}: there is no target {_listed(sorted(unknown))}; there "
+                f"are {_listed(TARGETS)}"
+            )
+        return Rule(name or function.__name__, pattern, function, targets, opens)
 
     return decorate
 

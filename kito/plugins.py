@@ -10,11 +10,12 @@ from functools import cache
 from importlib import metadata
 from typing import Any
 
+import keras
 import pluggy
 
 from kito import hookspecs
-from kito.definition import Rule
-from kito.errors import PluginError, UnknownRuleError
+from kito.definition import TARGETS, Rule
+from kito.errors import InputError, PluginError, UnknownRuleError
 
 GROUP = "kito"
 
@@ -77,15 +78,22 @@ def registry() -> dict[str, Registered]:
     return dict(sorted(found.items()))
 
 
-def select(rules: Sequence[str | Rule] | None) -> list[Rule]:
+def select(rules: Sequence[str | Rule] | None, target: str | None = None) -> list[Rule]:
     """The rules that the caller means: names, rules or both; None is the default set.
 
+    Args:
+        target: whose default set; None is the running backend of Keras.
+
     Raises:
+        InputError: there is no such target.
         UnknownRuleError: no rule has that name.
     """
     known = registry()
+    target = keras.backend.backend() if target is None else target
+    if target not in TARGETS:
+        raise InputError(f"there is no target '{target}'; there are {', '.join(TARGETS)}")
     if rules is None:
-        return [each.rule for each in known.values() if each.rule.default]
+        return [each.rule for each in known.values() if each.rule.is_default(target)]
     if isinstance(rules, str | Rule):
         rules = [rules]
     selected: dict[str, Rule] = {}

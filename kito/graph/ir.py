@@ -287,6 +287,7 @@ class Graph:
         inputs, outputs: the model's structures, with a Ref for each tensor.
         rewritten: whether a rule changed something here.
         source: the model that the graph was lifted from.
+        traced: whether it is the record of the calls of a layer or model that is written in Python.
         dag: the `networkx.MultiDiGraph`. A multigraph, for `Add()([x, x])` has two equal edges.
     """
 
@@ -298,6 +299,7 @@ class Graph:
         self.outputs: Any = []
         self.rewritten = False
         self.source: Any = None
+        self.traced = False
         self.dag = nx.MultiDiGraph()
         self._next = 0
 

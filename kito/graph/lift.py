@@ -227,7 +227,9 @@ class _Lifter:
         if call.kwargs.pop("training", None):
             raise UntraceableError("it is called with training=True")
         with trace(layer.source, call.args, call.kwargs) as function:
-            traced = replace(layer, graph=self.graph(function, layer.name))
+            graph = self.graph(function, layer.name)
+        graph.traced = True
+        traced = replace(layer, graph=graph)
         self._traces[traced] = call
         return traced
 

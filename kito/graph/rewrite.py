@@ -19,7 +19,7 @@ from kito.definition import Decline, Match, Rule
 from kito.errors import RuleError
 from kito.graph.hazards import check_hazards
 from kito.graph.ir import Call, Graph, Layer, Node, Output, Ref, Tensor, walk
-from kito.graph.keras_internals import shell, sublayers
+from kito.graph.keras_internals import Functional, shell, sublayers
 from kito.report import Applied, Declined, Report
 
 # A rewrite leaves its tail in place, so rules that loop come back to the same call, or they make
@@ -65,6 +65,15 @@ class _Site:
         return tuple(dict.fromkeys(call.layer for call in self.result.order))
 
 
+@dataclass(frozen=True)
+class _Done:
+    """A rewrite that was made, and the graphs in which it was."""
+
+    graphs: frozenset[int]
+    rule: Rule
+    applied: Applied
+
+
 class _Rewriter:
     def __init__(self, graph: Graph, rules: Sequence[Rule], report: Report) -> None:
         self.paths = {id(nested): path for path, nested in walk(graph)}
@@ -84,17 +93,20 @@ class _Rewriter:
         self.rewrites: dict[tuple[int, int], int] = {}
         self.limit = MAX_REWRITES_OF_A_CALL + 10 * sum(map(len, self.graphs))
         self.declined: dict[tuple[int, int], dict[str, Declined]] = {}
+        self.applied: list[_Done] = []
 
     def run(self) -> None:
-        applied = -1
+        before = -1
         # Calls near a rewrite are looked at again at once. In the end all are, for a rule may look
         # farther; one round in which nothing applies is the fixed point.
-        while applied < len(self.report.applied):
-            applied = len(self.report.applied)
+        while before < len(self.applied):
+            before = len(self.applied)
             for graph in self.graphs:
                 for node in graph:
                     self.enqueue(graph, node.id)
             self.drain()
+        self.undo_idle()
+        self.report.applied.extend(done.applied for done in self.applied)
         self.report.declined.extend(
             reason
             for graph in self.graphs
@@ -108,6 +120,20 @@ class _Rewriter:
             self.queued.discard((id(graph), node_id))
             if node_id in graph:
                 self.visit(graph, graph[node_id])
+
+    def undo_idle(self) -> None:
+        """Forget the rewrites inside layers and models with a class of their own, if none of them
+        is a reason to lose that class: they are copied as they were.
+        """
+        for graph in self.graphs:
+            if type(graph.source) in (Functional, keras.Sequential) and not graph.traced:
+                continue
+            inside = {id(nested) for _, nested in walk(graph)}
+            if any(done.rule.opens and done.graphs & inside for done in self.applied):
+                continue
+            self.applied = [done for done in self.applied if not done.graphs <= inside]
+            for _, nested in walk(graph):
+                nested.rewritten = False
 
     def enqueue(self, graph: Graph, node_id: int) -> None:
         if (id(graph), node_id) not in self.queued:
@@ -255,21 +281,20 @@ class _Rewriter:
             self.splice(each, dict(zip(each.layers, names, strict=True)))
         new = [layer for layer in names if layer not in old]
         before = sum(layer.parameters for layer in gone)
-        self.report.applied.append(
-            Applied(
-                rule=rule.name,
-                layers=tuple(layer.name for layer in old),
-                result=tuple(layer.name for layer in names),
-                path=self.paths[id(site.graph)],
-                calls=len(sites),
-                parameters=sum(layer.parameters for layer in new) - before,
-            )
+        applied = Applied(
+            rule=rule.name,
+            layers=tuple(layer.name for layer in old),
+            result=tuple(layer.name for layer in names),
+            path=self.paths[id(site.graph)],
+            calls=len(sites),
+            parameters=sum(layer.parameters for layer in new) - before,
         )
+        self.applied.append(_Done(frozenset(id(each.graph) for each in sites), rule, applied))
 
     def count(self, rule: Rule, site: _Site) -> None:
         key = (id(site.graph), site.match.tail.id)
         self.rewrites[key] = self.rewrites.get(key, 0) + 1
-        total = len(self.report.applied)
+        total = len(self.applied)
         if self.rewrites[key] > MAX_REWRITES_OF_A_CALL or total > self.limit:
             raise RuleError(
                 f"the rules do not come to an end: '{rule.name}' was applied again and again at "
