@@ -23,6 +23,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
+import hypothesis
 import hypothesis.strategies as st
 import keras
 import numpy as np
@@ -47,6 +48,7 @@ Tensor = Any  # keras.KerasTensor, which has no types
 Layer = Any  # keras.layers.Layer
 Tensors = list[Tensor]
 
+HALF = ("float16", "bfloat16")
 POLICIES = ("float32", "float64", "mixed_float16", "mixed_bfloat16")
 SIZES = (4, 3, 5, 2, 1)
 CHANNELS = (2, 3, 4, 1)
@@ -708,7 +710,10 @@ def check(model: keras.Model, rules: Sequence[str | Rule] | None = None) -> Repo
     """
     model.run_eagerly = True  # compiling a model that runs twice takes longer than running it
     inputs = random_inputs(model)
-    before = _state(model, inputs)
+    try:
+        before = _state(model, inputs)
+    except Exception:
+        hypothesis.reject()  # Keras infers a wrong shape, builds the model, and can't run it
     report = Report()
     fast = optimize(model, rules, report=report)
     fast.run_eagerly = True
@@ -718,7 +723,15 @@ def check(model: keras.Model, rules: Sequence[str | Rule] | None = None) -> Repo
         assert all(np.array_equal(old, new, _is_float(old)) for old, new in pairs), (
             f"the model's own {what} changed"
         )
-    check_equivalent(model, fast)
+    try:
+        check_equivalent(model, fast)
+    except AssertionError:
+        # In half precision a difference of two numbers may be nothing but rounding; in double
+        # precision that goes, and a mistake stays.
+        if not any(str(layer.compute_dtype) in HALF for layer in sublayers(model)):
+            raise
+        double = _in_float64(model)
+        check_equivalent(double, optimize(double, rules))
     again = Report()
     optimize(fast, rules, report=again)
     assert not again.applied, f"optimizing the result rewrote it again\n{again}"
@@ -730,6 +743,16 @@ def check(model: keras.Model, rules: Sequence[str | Rule] | None = None) -> Repo
     if error is not None and _lost_in_a_file(model, inputs) is None:
         raise AssertionError(f"the model can be saved and loaded, the result can't: {error}")
     return report
+
+
+def _in_float64(model: keras.Model) -> keras.Model:
+    """The same model with the same weights, which computes all that was float in float64."""
+    config = json.dumps(keras.saving.serialize_keras_object(model))
+    for dtype in (*(f"mixed_{half}" for half in HALF), *HALF, "float32"):
+        config = config.replace(f'"{dtype}"', '"float64"')
+    double: keras.Model = keras.saving.deserialize_keras_object(json.loads(config))
+    double.set_weights(model.get_weights())
+    return double
 
 
 def _is_float(value: Any) -> bool:

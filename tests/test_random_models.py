@@ -6,6 +6,8 @@ from keras import layers
 
 from kito import optimize, random_models
 from kito.random_models import POLICIES, check, models
+from kito.samples import random_inputs
+from kito.testing import check_equivalent, randomize
 
 # What Keras says of models that it runs all the same.
 pytestmark = pytest.mark.filterwarnings("ignore:.*destroy the mask information:UserWarning")
@@ -69,6 +71,31 @@ def with_fault(monkeypatch, fault):
         return fault(model, fast) or fast
 
     monkeypatch.setattr(random_models, "optimize", spoiled)
+
+
+def cancelling():
+    """A model in half precision of which the answers to `random_inputs` are all rounding."""
+    keras.config.set_dtype_policy("mixed_bfloat16")
+    model = randomize(folded())
+    outputs = model.layers[0](random_inputs(model)[:1])
+    model.layers[1].moving_mean.assign(keras.ops.cast(outputs[0], "float32"))
+    model.layers[1].beta.assign([0, 0, 0])
+    return model
+
+
+def one_row(model, batch_size=2):
+    return random_inputs(model)[:1]
+
+
+def test_check_tells_rounding_from_a_mistake(monkeypatch):
+    monkeypatch.setattr("kito.comparison.random_inputs", one_row)
+    model = cancelling()
+    with pytest.raises(AssertionError, match="the outputs differ"):
+        check_equivalent(model, optimize(model))
+    check(model)
+    with_fault(monkeypatch, wrong_weight)
+    with pytest.raises(AssertionError, match="the outputs differ"):
+        check(model)
 
 
 def test_check_accepts_what_optimize_does():

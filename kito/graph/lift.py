@@ -204,10 +204,11 @@ class _Lifter:
         raise reason
 
     def put_back(self, graph: Graph, layer: Layer) -> None:
+        whole = replace(layer, graph=None)
         for _, nested in walk(graph):
             for node in list(nested):
                 if node.layer is layer:
-                    nested.put(replace(node, layer=replace(layer, graph=None)))
+                    nested.put(replace(node, layer=whole))
 
     def traced(self, layer: Layer, sites: list[tuple[Graph, Node]]) -> Layer:
         """A composite layer with the graph that all its calls have in common.

@@ -568,7 +568,9 @@ def test_keeps_whole_what_follows_a_shape_that_is_inferred_wrongly():
             return (shape[0], 8, *shape[2:-1], self.filters)
 
     inputs = keras.Input((None, 8, 3))
-    model = keras.Model(inputs, Block(name="second")(Wrong(name="first")(inputs)))
+    first = Wrong(name="first")
+    x = layers.Add()([first(inputs), first(inputs)])
+    model = keras.Model(inputs, Block(name="second")(x))
     fast = kept_whole(model, "Keras infers the shape (None, 8, 8, 4), its call gives (2, 32, 8, 4)")
     data = np.ones((2, 12, 8, 3), "float32")
     assert np.allclose(fast.predict_on_batch(data), model.predict_on_batch(data))
