@@ -33,6 +33,7 @@ import click
 import keras
 import tensorflow as tf
 from hypothesis import HealthCheck, Phase, given, seed, settings
+from hypothesis.errors import UnsatisfiedAssumption
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
@@ -87,10 +88,10 @@ def run_batch(number: int, seed_of_run: int, advance: Any) -> tuple[Row, dict[st
     )
     @given(models())
     def each(model: keras.Model) -> None:
-        advance()
-        counts["models"] += 1
         try:
             report = check(model)
+        except UnsatisfiedAssumption:  # Keras can't run the model: it is no example
+            raise
         except Exception as error:
             counts["wrong" if isinstance(error, AssertionError) else "broken"] += 1
             place = traceback.extract_tb(error.__traceback__)[-1]
@@ -101,6 +102,8 @@ def run_batch(number: int, seed_of_run: int, advance: Any) -> tuple[Row, dict[st
             counts["same"] += 1
             counts["declined"] += len(report.declined)
             counts.update(report.folded)
+        advance()
+        counts["models"] += 1
 
     each()
     counts["seconds"] = round(time.perf_counter() - start)
