@@ -39,7 +39,7 @@ def tests(session: nox.Session) -> None:
     Arguments go to pytest: `nox -s tests -- tests/rules -x`. With arguments, the coverage is shown
     but need not reach its limit. `nox -r -s tests` keeps the environment of the run before.
     """
-    session.install(".", *group("test"))
+    session.install(".", *group("test"), *group("export"))
     session.install("--no-deps", "./tests/example_plugin")
     some = ["--cov-fail-under=0"] if session.posargs else []
     session.run("pytest", "--cov", "--cov-report=term", *some, *session.posargs, env=QUIET)
@@ -92,3 +92,13 @@ def bench(session: nox.Session) -> None:
     """
     session.install(".", *group("bench"))
     session.run("python", "benchmarks/conversion.py", *session.posargs, env=QUIET)
+
+
+@nox.session
+def speed(session: nox.Session) -> None:
+    """Measure how much faster networks run, and write the figures to benchmarks/results.
+
+    Arguments go to the script: `nox -s speed -- --target onnx --only MobileNetV2`.
+    """
+    session.install(".[testing]", *group("bench"))
+    session.run("python", "benchmarks/speed.py", *session.posargs, env=QUIET)

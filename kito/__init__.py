@@ -21,6 +21,7 @@ if TYPE_CHECKING:
         hookimpl,
         many,
         rule,
+        where,
     )
     from kito.errors import (
         GraphError,
@@ -59,6 +60,7 @@ __all__ = [
     "optimize",
     "reduce_keras_model",
     "rule",
+    "where",
 ]
 
 _MODULES = ("kito.api", "kito.comparison", "kito.definition", "kito.errors", "kito.report")

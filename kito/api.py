@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import keras
 
 from kito import plugins
+from kito import tune as tuning
+from kito.comparison import compare
 from kito.definition import Rule
+from kito.errors import InputError
 from kito.graph.codegen import codegen, copy_compile_state
 from kito.graph.lift import lift
 from kito.graph.rewrite import rewrite
+from kito.precision import lower
 from kito.report import Report
 
 NORMALIZATION_RULES = (
@@ -27,6 +32,8 @@ def optimize(
     rules: Sequence[str | Rule] | None = None,
     *,
     target: str | None = None,
+    precision: str | None = None,
+    tune: Any = None,
     report: Report | None = None,
 ) -> keras.Model:
     """A new model that computes the same as the given one, faster.
@@ -37,6 +44,10 @@ def optimize(
         target: what will run the result, for what is faster depends on that: "tensorflow", "jax",
             "torch", or, where the result is exported to, "onnx", "openvino" or "litert". None is
             the running backend of Keras.
+        precision: "bfloat16" or "float16", to compute in 16 bits, which is not exact: the report
+            notes the largest difference on random inputs. None is the model's own precision.
+        tune: one batch of inputs, on which the rules that are not always faster are timed here and
+            now; those that pay are used. Takes two minutes at most.
         report: filled with what was done, and what was not and why.
 
     Returns:
@@ -50,10 +61,25 @@ def optimize(
     """
     report = Report() if report is None else report
     selected = plugins.select(rules, target)
-    graph = lift(model, anchors(selected), report)
-    rewrite(graph, selected, report)
-    graph.verify()
-    fast = codegen(graph, report)
+
+    def build(rules: Sequence[Rule], report: Report) -> keras.Model:
+        graph = lift(model, anchors(rules), report)
+        rewrite(graph, rules, report)
+        if precision is not None:
+            lower(graph, precision)
+        graph.verify()
+        return codegen(graph, report)
+
+    if tune is None:
+        fast = build(selected, report)
+    else:
+        if target not in (None, keras.backend.backend()):
+            raise InputError(f"tune runs the model in Keras, and not on the target '{target}'")
+        optional = [each.rule for each in plugins.registry().values()]
+        fast = tuning.tune(build, selected, optional, tune, report)
+    if precision is not None:
+        difference = compare(model, fast, batch_size=2, repeats=1).relative
+        report.notes.append(f"in {precision} the answers differ by {difference:.1e} of the largest")
     copy_compile_state(model, fast, report)
     return fast
 

@@ -14,6 +14,7 @@ import sys
 import textwrap
 import warnings
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
     import keras
 
     from kito.comparison import Comparison
+    from kito.definition import Rule
     from kito.report import Report
 
 CHECK_BATCH = 4
@@ -94,6 +96,20 @@ def split_names(
 Command = Callable[..., None]
 
 
+@dataclass(frozen=True)
+class Options:
+    """The argument and the options of the commands that load a model, see `model_options`."""
+
+    model: str
+    rules: list[str] | None
+    target: str | None
+    weights: str | None
+    unsafe: bool
+    modules: Sequence[str]
+    verbose: bool
+    as_json: bool
+
+
 def model_options(command: Command) -> Command:
     """The argument and the options of the commands that load a model."""
     for decorate in (
@@ -124,6 +140,11 @@ def model_options(command: Command) -> Command:
             multiple=True,
             callback=split_names,
             help="Use these rules only; may be repeated. Default: see `kito rules`.",
+        ),
+        click.option(
+            "--target",
+            help="What will run the result: tensorflow, jax, torch, onnx, openvino or litert. "
+            "Default: the running backend of Keras.",
         ),
         click.argument("model"),
     ):
@@ -158,81 +179,84 @@ def main(context: click.Context) -> None:
     "-o", "--output", required=True, metavar="OUT.keras", help="The file to write, `.keras`."
 )
 @click.option("--force", is_flag=True, help="Overwrite OUT.keras.")
+@click.option(
+    "--precision", help="Compute in bfloat16 or float16: faster, and not exact. Default: as MODEL."
+)
+@click.option("--tune", is_flag=True, help="Time optional rules on random inputs; minutes.")
 @model_options
-def optimize(
-    model: str,
-    output: str,
-    force: bool,
-    rules: list[str] | None,
-    weights: str | None,
-    unsafe: bool,
-    modules: Sequence[str],
-    verbose: bool,
-    as_json: bool,
-) -> None:
+def optimize(output: str, force: bool, precision: str | None, tune: bool, **given: Any) -> None:
     """Write a faster MODEL that gives the same answers.
 
     Both models run on random inputs, and the result is written only if their answers agree: to
     1e-4 of the largest output in float32, 2e-2 in 16 bits, 1e-10 in float64.
     """
-    with failures(as_json):
+    options = Options(**given)
+    model = options.model
+    with failures(options.as_json):
         import_keras()
         from kito import api
         from kito.files import check_output_path, save_model
         from kito.report import Report
+        from kito.samples import random_inputs
 
         check_output_path(output, force)
-        source = load(model, rules, weights, unsafe, modules)
+        source = load(options)
         report = Report()
         with progress(f"optimizing {model}"):
-            result = api.optimize(source, rules, report=report)
+            result = api.optimize(
+                source,
+                options.rules,
+                target=options.target,
+                precision=precision,
+                tune=random_inputs(source, CHECK_BATCH) if tune else None,
+                report=report,
+            )
         with progress(f"checking the result against {model}"):
             comparison = run_both(source, result)
+        bound = max(tolerance(source), tolerance(result))
         document = {
             "source": model,
             "output": None,
             "report": report.to_dict(),
             "comparison": comparison.to_dict(),
-            "tolerance": tolerance(source),
+            "tolerance": bound,
         }
-        check(comparison, tolerance(source), document)
+        check(comparison, bound, document)
         with progress(f"writing {output}"):
             save_model(result, output, force)
-    if as_json:
+    if options.as_json:
         print_json(document | {"output": output})
         return
-    print_tables([*report_tables(report, verbose), *comparison.tables()])
+    print_tables([*report_tables(report, options.verbose), *comparison.tables()])
     click.echo(f"{output} is written; its answers are those of {model}.")
 
 
 @main.command()
 @model_options
-def inspect(
-    model: str,
-    rules: list[str] | None,
-    weights: str | None,
-    unsafe: bool,
-    modules: Sequence[str],
-    verbose: bool,
-    as_json: bool,
-) -> None:
+def inspect(**given: Any) -> None:
     """Show what MODEL consists of, what would be rewritten, and what not and why."""
-    with failures(as_json):
+    options = Options(**given)
+    with failures(options.as_json):
         import_keras()
         from kito import api
 
-        source = load(model, rules, weights, unsafe, modules)
-        with progress(f"inspecting {model}"):
-            report = api.explain(source, rules)
+        source = load(options)
+        with progress(f"inspecting {options.model}"):
+            report = api.explain(source, options.rules, target=options.target)
         description = describe(source)
-    if as_json:
-        print_json({"source": model, **description, "report": report.to_dict()})
+    if options.as_json:
+        print_json({"source": options.model, **description, "report": report.to_dict()})
         return
     click.echo(
         f"{description['name']}: {description['class']}, {len(description['layers'])} layers, "
         f"{description['parameters']:,} parameters\n"
     )
-    print_tables([*description_tables(description, verbose), *report_tables(report, verbose)])
+    print_tables(
+        [
+            *description_tables(description, options.verbose),
+            *report_tables(report, options.verbose),
+        ]
+    )
 
 
 @main.command("rules")
@@ -242,6 +266,7 @@ def list_rules(as_json: bool) -> None:
     with failures(as_json):
         import_keras()
         from kito import plugins
+        from kito.definition import TARGETS
 
         registry = plugins.registry()
     if as_json:
@@ -249,7 +274,7 @@ def list_rules(as_json: bool) -> None:
             {
                 "name": name,
                 "summary": each.rule.summary,
-                "default": each.rule.default,
+                "default": [name for name in TARGETS if each.rule.is_default(name)],
                 "origin": each.origin,
             }
             for name, each in registry.items()
@@ -257,19 +282,20 @@ def list_rules(as_json: bool) -> None:
         print_json({"rules": rules})
         return
     rows = [
-        (name, each.rule.summary, "yes" if each.rule.default else "no", each.origin)
+        (name, each.rule.summary, default_of(each.rule), each.origin)
         for name, each in registry.items()
     ]
     print_tables([Table("rules", ("name", "summary", "default", "origin"), rows)])
 
 
-def load(
-    model: str,
-    rules: list[str] | None,
-    weights: str | None,
-    unsafe: bool,
-    modules: Sequence[str],
-) -> keras.Model:
+def default_of(rule: Rule) -> str:
+    """For which targets a rule is used without being asked."""
+    if isinstance(rule.default, bool):
+        return "yes" if rule.default else "no"
+    return ", ".join(sorted(rule.default))
+
+
+def load(options: Options) -> keras.Model:
     """The model that the options describe; what is quickly checked is checked first.
 
     Raises:
@@ -278,14 +304,15 @@ def load(
     from kito import plugins
     from kito.files import load_model
 
-    plugins.select(rules)
-    for module in modules:
+    plugins.select(options.rules, options.target)
+    for module in options.modules:
         import_module(module)
-    with progress(f"loading {model}"):
-        loaded = load_model(model, weights, unsafe)
-    if weights is None and not os.path.isfile(model):
+    with progress(f"loading {options.model}"):
+        loaded = load_model(options.model, options.weights, options.unsafe)
+    if options.weights is None and not os.path.isfile(options.model):
         warnings.warn(
-            f"{model} has random weights. Use --weights imagenet, or give a file.", stacklevel=2
+            f"{options.model} has random weights. Use --weights imagenet, or give a file.",
+            stacklevel=2,
         )
     return loaded
 

@@ -20,7 +20,7 @@ import pluggy
 
 from kito.errors import RuleDefinitionError
 from kito.graph.ir import Call, Layer, Node, Ref, Tensor
-from kito.graph.pattern import Chain, Match, Pattern, branches, chain, many
+from kito.graph.pattern import Chain, Match, Pattern, branches, chain, many, where
 
 __all__ = [
     "Call",
@@ -39,6 +39,7 @@ __all__ = [
     "hookimpl",
     "many",
     "rule",
+    "where",
 ]
 
 hookimpl = pluggy.HookimplMarker("kito")
@@ -68,6 +69,7 @@ class Rule:
             target, False none.
         opens: whether it is a reason to replace a layer that is written in Python by the layers
             inside. A rule that makes nothing faster by itself is none.
+        late: whether it waits until no other rule applies any more.
     """
 
     name: str
@@ -75,6 +77,7 @@ class Rule:
     function: Callable[..., Replacement]
     default: bool | frozenset[str] = True
     opens: bool = True
+    late: bool = False
 
     def __call__(self, match: Match) -> Call | Ref:
         """What takes the place of the match.
@@ -89,7 +92,11 @@ class Rule:
         layers = (result,) if isinstance(result, Layer) else tuple(result or ())
         if not layers or not all(isinstance(layer, Layer) for layer in layers):
             raise TypeError(f"it returned {result!r}, not layers")
-        call = layers[0](*match.head.args, **match.head.kwargs)
+        head = match.head
+        if layers[0].cls is head.layer.cls or len(head.refs) > 1:
+            call = layers[0](*head.args, **head.kwargs)
+        else:  # its constants, such as the 2 of `x * 2`, mean nothing to another class
+            call = layers[0](head.input)
         for layer in layers[1:]:
             call = layer(call)
         return call
@@ -110,11 +117,12 @@ def rule(
     name: str | None = None,
     default: bool | Iterable[str] = True,
     opens: bool = True,
+    late: bool = False,
 ) -> Callable[[Callable[..., Replacement]], Rule]:
     """Make a rule of a function whose parameters are the captures of the pattern.
 
     Args:
-        name, default, opens: see `Rule`; the name is that of the function unless given.
+        name, default, opens, late: see `Rule`; the name is that of the function unless given.
 
     Raises:
         RuleDefinitionError: the parameters and the captures differ, or a target is not known.
@@ -133,7 +141,7 @@ def rule(
                 f"rule {function.__name__}: there is no target {_listed(sorted(unknown))}; there "
                 f"are {_listed(TARGETS)}"
             )
-        return Rule(name or function.__name__, pattern, function, targets, opens)
+        return Rule(name or function.__name__, pattern, function, targets, opens, late)
 
     return decorate
 

@@ -32,6 +32,18 @@ class Declined:
     reason: str
 
 
+@dataclass(frozen=True)
+class Timed:
+    """A rule that `tune` tried. `ratio` is how many times faster the model became by adding the
+    rule, or by leaving it out (`added`), and `kept` whether that was kept.
+    """
+
+    rule: str
+    added: bool
+    ratio: float
+    kept: bool
+
+
 @dataclass
 class Report:
     """What one run of `optimize` did. `print(report)` shows it, `to_json()` is for machines.
@@ -39,11 +51,13 @@ class Report:
     Attributes:
         applied: the rewrites, in the order in which they were made.
         declined: the matches that stand in the result, with the reason of each.
+        timed: what `tune` measured.
         notes: what else a user should know, such as layers that are shared with the source model.
     """
 
     applied: list[Applied] = field(default_factory=list)
     declined: list[Declined] = field(default_factory=list)
+    timed: list[Timed] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
 
     @property
@@ -100,6 +114,22 @@ class Report:
                     [
                         (row.rule, _path(row.path, " -> ".join(row.layers)), row.reason)
                         for row in self.declined
+                    ],
+                )
+            )
+        if self.timed:
+            tables.append(
+                Table(
+                    "timed",
+                    ("rule", "tried", "faster", "kept"),
+                    [
+                        (
+                            row.rule,
+                            "with" if row.added else "without",
+                            f"{row.ratio:.2f} x",
+                            "yes" if row.kept else "no",
+                        )
+                        for row in self.timed
                     ],
                 )
             )

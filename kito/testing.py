@@ -51,7 +51,7 @@ def _is_float(variable: keras.Variable) -> bool:
 
 
 def _draw(rng: np.random.Generator, name: str, shape: tuple[int, ...]) -> np.ndarray:
-    if name == "moving_variance":
+    if name in ("moving_variance", "variance"):
         return rng.uniform(0.3, 3.0, shape)
     if name == "gamma":
         return np.asarray(rng.uniform(0.5, 1.5, shape) * rng.choice([1, 1, -1], shape))
@@ -144,7 +144,11 @@ def check_equivalent(
         dtypes = {layer.compute_dtype for layer in sublayers(model)}
         tolerance = max(TOLERANCES.get(str(dtype), 0.0) for dtype in dtypes)
     for one, other in zip(model.outputs, fast.outputs, strict=True):
-        assert one.shape == other.shape, f"the shape {one.shape} became {other.shape}"
+        # Of plain layers Keras may infer a size that it did not infer of the layer around them.
+        same = len(one.shape) == len(other.shape) and all(
+            old in (None, new) for old, new in zip(one.shape, other.shape, strict=True)
+        )
+        assert same, f"the shape {one.shape} became {other.shape}"
         assert one.dtype == other.dtype, f"the dtype {one.dtype} became {other.dtype}"
     keras.tree.assert_same_structure(structures(model)[1], structures(fast)[1])
     if hasattr(model, "output_names"):

@@ -7,7 +7,7 @@ from keras import layers
 from keras.layers import BatchNormalization, Conv2D, Dense
 
 import kito
-from kito.testing import check_rewrites, randomize
+from kito.testing import check_equivalent, check_rewrites, randomize
 
 
 class Scale(layers.Layer):
@@ -153,3 +153,33 @@ def test_saves_and_loads(tmp_path):
     loaded = keras.saving.load_model(tmp_path / "fast.keras")
     data = np.random.default_rng(0).normal(size=(2, 6, 6, 3)).astype("float32")
     assert np.array_equal(fast.predict_on_batch(data), loaded.predict_on_batch(data))
+
+
+def relu(x):
+    """Keras has a function of that name, and would save this one as that."""
+    return x * x
+
+
+def squared(x):
+    """Keras could not load this one."""
+    return x * x
+
+
+@pytest.mark.parametrize("function", [relu, squared])
+@pytest.mark.parametrize("make", [layers.Activation, lambda f: layers.LSTM(3, activation=f)])
+def test_functions_that_a_configuration_does_not_carry_are_not_lost(make, function):
+    model = keras.Sequential([keras.Input((5, 4)), make(function)])
+    report = kito.Report()
+    check_equivalent(randomize(model), kito.optimize(model, report=report))
+    assert "is shared with the source model" in report.notes[0]
+
+
+def test_functions_of_tensorflow_are_those_of_keras():
+    nn = pytest.importorskip("tensorflow").nn
+    if keras.backend.backend() != "tensorflow":
+        pytest.skip("these are for TensorFlow only")
+    row = [Conv2D(4, 3, activation=nn.relu), layers.Activation(nn.silu)]
+    model = keras.Sequential([keras.Input((6, 6, 3)), *row])
+    report = kito.Report()
+    check_equivalent(randomize(model), kito.optimize(model, report=report))
+    assert not report.notes

@@ -20,6 +20,7 @@ from kito.graph.keras_internals import (
     Functional,
     is_graph_class,
     keras_mask,
+    mark_called,
     no_initializers,
     shell,
 )
@@ -32,7 +33,9 @@ def codegen(graph: Graph, report: Report) -> keras.Model:
     Raises:
         GraphError: a new layer does not accept its weights, or its output is not what it replaces.
     """
-    return _Builder(report).model(graph)
+    model = _Builder(report).model(graph)
+    mark_called(model)
+    return model
 
 
 def copy_compile_state(model: keras.Model, fast: keras.Model, report: Report) -> None:
@@ -148,6 +151,7 @@ class _Builder:
         """Copy a layer of the source, call it, which builds it, and give it its weights."""
         try:
             self.built[layer] = copy_structure(layer.source)
+            self.built[layer].name = layer.name  # a rule may have left it in another's place
             with no_initializers(self.built[layer]), policy_of(layer.source):
                 outputs = self.built[layer](*args, **kwargs)
             copy_state(layer.source, self.built[layer])
@@ -169,6 +173,8 @@ class _Builder:
     def new(self, layer: Layer, shape: tuple[int | None, ...]) -> keras.Layer:
         """A layer that a rule made, with its weights."""
         operation = layer.cls.from_config(dict(layer.config))
+        if not layer.new_weights:
+            return operation  # its first call builds it, whatever it takes
         with no_initializers(operation):
             operation.build(shape)
         weights = dict(layer.new_weights)
@@ -193,6 +199,7 @@ class _Builder:
             return
         try:
             copy = copy_structure(layer.source)
+            copy.name = layer.name
             with no_initializers(copy), policy_of(layer.source):
                 copy.build_from_config(layer.source.get_build_config())
             copy_state(layer.source, copy)

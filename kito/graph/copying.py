@@ -42,6 +42,33 @@ def can_load(operation: keras.Operation) -> bool:
     return (known or cls.__module__.startswith("keras_hub.")) and can_copy(operation)
 
 
+def names_activations(layer: keras.Layer) -> bool:
+    """Whether the functions that a layer applies are those which its configuration names.
+
+    Keras writes a function's name only; it may not find a function of that name, or find its own.
+    And it forgets the weights of a layer that is used as a function.
+    """
+    return all(_is_named(vars(layer).get(name)) for name in ("activation", "recurrent_activation"))
+
+
+def _is_named(activation: Any) -> bool:
+    if isinstance(activation, keras.Layer):
+        return not activation.weights
+    if not isinstance(activation, types.FunctionType):
+        return True
+    name = activation.__name__
+    if name == "<lambda>":
+        return False
+    if getattr(keras.activations, name, None) is activation:
+        return True
+    try:
+        found = keras.activations.get(keras.activations.serialize(activation))
+    except (TypeError, ValueError):
+        return False
+    # What TensorFlow has of the same name, such as tf.nn.relu, Keras saves as its own function.
+    return found is activation or activation.__module__.startswith("tensorflow.")
+
+
 def copy_structure(layer: keras.Layer) -> keras.Layer:
     """A second layer of the same configuration, not yet built."""
     with policy_of(layer):
@@ -87,6 +114,8 @@ def copy_state(source: keras.Layer, copy: keras.Layer) -> None:
     for old_part, new_part in zip(sublayers(source), sublayers(copy), strict=True):
         if old_part.dtype_policy != new_part.dtype_policy:
             raise CannotCopyError(f"its configuration gives {new_part.name} another dtype policy")
+        if not names_activations(old_part):
+            raise CannotCopyError(f"its configuration lacks the activation of {old_part.name}")
         if lost := [
             name for name in own_attributes(old_part) if _differs(name, old_part, new_part)
         ]:

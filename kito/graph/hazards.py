@@ -13,10 +13,11 @@ from collections.abc import Callable, Iterable
 from keras import activations, layers
 
 from kito.definition import Decline
-from kito.graph.ir import Graph, Layer, Node
+from kito.graph.ir import Call, Graph, Layer, Node, Ref
 from kito.graph.keras_internals import AddOperation
 
 FUSED = (layers.Conv2D, layers.Conv3D, layers.SeparableConv2D)
+ADDITIONS = (layers.Add, AddOperation)
 SLOPE = 0.2
 # At inference these return what they are given, so the convolution meets the addition behind them.
 TRANSPARENT = (
@@ -36,33 +37,55 @@ Place = tuple[Graph, Node]
 Readers = Callable[[Graph, Node], Iterable[Place]]
 
 
-def check_hazards(layer: Layer, tail: Place, readers: Readers) -> None:
-    """Whether a backend would compute something else with the layer in the place of `tail`.
+def check_hazards(graph: Graph, tail: Node, result: Call | Ref, readers: Readers) -> None:
+    """Whether a backend would compute something else with the result in the place of `tail`.
 
     Args:
+        result: what a rule asks for.
         readers: gives the calls that read an output of a call.
 
     Raises:
         Decline: a convolution with a bias would feed an addition that feeds such an activation.
     """
-    if layer.cls not in FUSED or not layer.config["use_bias"]:
+    place = (graph, tail)
+    if isinstance(result, Ref):
+        if _is_fused(graph.producer(result).layer):
+            _check_additions_behind(place, readers)
         return
-    for graph, add in _behind(tail, readers):
-        if add.layer.cls not in (layers.Add, AddOperation):
+    for call in result.order:
+        if not _is_fused(call.layer):
             continue
-        for _, activation in _behind((graph, add), readers):
-            source = activation.layer.source
-            slope = getattr(source, "negative_slope", None)
-            if slope and slope != SLOPE:
-                raise Decline(
-                    f"{add.layer.name} adds to it and {activation.layer.name} is a leaky ReLU: "
-                    f"TensorFlow would fuse these and compute with the slope {SLOPE}, not {slope}"
-                )
-            if getattr(source, "activation", None) is activations.mish:
-                raise Decline(
-                    f"{add.layer.name} adds to it and {activation.layer.name} is mish: TensorFlow "
-                    "would fuse these into an operation that it does not have"
-                )
+        if call is result:
+            _check_additions_behind(place, readers)
+        elif result.layer.cls in ADDITIONS:
+            _check_addition(place, readers)
+
+
+def _is_fused(layer: Layer) -> bool:
+    return layer.cls in FUSED and bool(layer.config["use_bias"])
+
+
+def _check_additions_behind(conv: Place, readers: Readers) -> None:
+    for graph, add in _behind(conv, readers):
+        if add.layer.cls in ADDITIONS:
+            _check_addition((graph, add), readers)
+
+
+def _check_addition(add: Place, readers: Readers) -> None:
+    name = add[1].layer.name
+    for _, activation in _behind(add, readers):
+        source = activation.layer.source
+        slope = getattr(source, "negative_slope", None)
+        if slope and slope != SLOPE:
+            raise Decline(
+                f"{name} adds to it and {activation.layer.name} is a leaky ReLU: TensorFlow would "
+                f"fuse these and compute with the slope {SLOPE}, not {slope}"
+            )
+        if getattr(source, "activation", None) is activations.mish:
+            raise Decline(
+                f"{name} adds to it and {activation.layer.name} is mish: TensorFlow would fuse "
+                "these into an operation that it does not have"
+            )
 
 
 def _behind(place: Place, readers: Readers) -> Iterable[Place]:

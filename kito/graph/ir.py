@@ -102,8 +102,8 @@ class Layer:
         Weights are cast to the dtype of the layer's variables.
         """
         complete = kind(**config).get_config()
-        blank = cls(kind, complete["name"], overrides=complete)
-        return blank.evolve(**weights) if weights else blank
+        layer = cls(kind, complete["name"], overrides=complete)
+        return replace(layer, new_weights=layer._tensors(weights or {}))
 
     @classmethod
     def of(cls, operation: keras.Operation) -> Layer:
@@ -186,21 +186,29 @@ class Layer:
                 raise TypeError(
                     f"{self.cls.__name__} has no weight or configuration entry '{name}'"
                 )
-            weights[name] = np.asarray(changes[name]).astype(self._variable_dtype, copy=False)
+            weights[name] = changes[name]
         dropped = {
             name: None
             for name in self.config
             if name.endswith(TRAINING_ONLY) or name.startswith("lora_")
         }
-        # As tensors of the backend: a variable takes one over, where it would copy an array. With
-        # the dtype: without it, some backends make float32 of float64.
-        tensors = {
-            name: keras.ops.convert_to_tensor(array, dtype=str(array.dtype))
-            for name, array in weights.items()
-        }
         return replace(
-            self, overrides={**self.overrides, **dropped, **entries}, new_weights=tensors
+            self,
+            overrides={**self.overrides, **dropped, **entries},
+            new_weights=self._tensors(weights),
         )
+
+    def _tensors(self, weights: Mapping[str, Any]) -> dict[str, Any]:
+        """Arrays as tensors of the backend, in the dtype of the layer's variables.
+
+        A variable takes a tensor over, where it would copy an array.
+        """
+        tensors = {}
+        for name, weight in weights.items():
+            array = np.asarray(weight).astype(self._variable_dtype, copy=False)
+            # With the dtype: without it, some backends make float32 of float64.
+            tensors[name] = keras.ops.convert_to_tensor(array, dtype=str(array.dtype))
+        return tensors
 
     @property
     def wrapped(self) -> Layer:
@@ -335,7 +343,8 @@ class Graph:
         """Let all calls that read one tensor read another one."""
         for reader in {node.id: node for node in self.consumers(old.node)}.values():
             args, kwargs = keras.tree.map_structure(
-                lambda leaf: new if leaf == old else leaf, (reader.args, reader.kwargs)
+                lambda leaf: new if isinstance(leaf, Ref) and leaf == old else leaf,
+                (reader.args, reader.kwargs),
             )
             self.put(replace(reader, args=args, kwargs=kwargs))
 

@@ -9,11 +9,76 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import keras
+from keras.src.applications.convnext import LayerScale as LayerScale
+from keras.src.applications.convnext import StochasticDepth as StochasticDepth
 from keras.src.models.functional import Functional as Functional
+from keras.src.ops import core as core_operations
+from keras.src.ops import math as math_operations
+from keras.src.ops import nn as nn_operations
 from keras.src.ops import numpy as numpy_operations
 
-AddOperation = numpy_operations.Add  # keras.ops.add, and + of symbolic tensors
+# keras.ops.add and so on, and +, -, *, / of symbolic tensors.
+AddOperation = numpy_operations.Add
+DivideOperation = numpy_operations.Divide
+MultiplyOperation = numpy_operations.Multiply
+SubtractOperation = numpy_operations.Subtract
+TrueDivideOperation = numpy_operations.TrueDivide
+ErfOperation = math_operations.Erf
 ReshapeOperation = numpy_operations.Reshape
+SigmoidOperation = nn_operations.Sigmoid
+SplitOperation = numpy_operations.Split
+
+# Operations of keras.ops that people write in models, each a function of its arguments alone.
+DETERMINISTIC_OPERATIONS: tuple[type[keras.Operation], ...] = (
+    core_operations.Cast,
+    math_operations.Erf,
+    math_operations.Rsqrt,
+    nn_operations.Elu,
+    nn_operations.Gelu,
+    nn_operations.LeakyRelu,
+    nn_operations.Relu,
+    nn_operations.Relu6,
+    nn_operations.Sigmoid,
+    nn_operations.Silu,
+    nn_operations.Softmax,
+    nn_operations.Softplus,
+    numpy_operations.Absolute,
+    numpy_operations.Add,
+    numpy_operations.BroadcastTo,
+    numpy_operations.Clip,
+    numpy_operations.Concatenate,
+    numpy_operations.Cos,
+    numpy_operations.Divide,
+    numpy_operations.Einsum,
+    numpy_operations.Exp,
+    numpy_operations.ExpandDims,
+    numpy_operations.GetItem,
+    numpy_operations.Log,
+    numpy_operations.Matmul,
+    numpy_operations.Max,
+    numpy_operations.Maximum,
+    numpy_operations.Mean,
+    numpy_operations.Min,
+    numpy_operations.Minimum,
+    numpy_operations.Multiply,
+    numpy_operations.Negative,
+    numpy_operations.Pad,
+    numpy_operations.Power,
+    numpy_operations.Repeat,
+    numpy_operations.Reshape,
+    numpy_operations.Sin,
+    numpy_operations.Sqrt,
+    numpy_operations.Square,
+    numpy_operations.Squeeze,
+    numpy_operations.Stack,
+    numpy_operations.Subtract,
+    numpy_operations.Sum,
+    numpy_operations.Swapaxes,
+    numpy_operations.Tanh,
+    numpy_operations.Tile,
+    numpy_operations.Transpose,
+    numpy_operations.TrueDivide,
+)
 
 # The first call of a layer sets these, also of one that has no weights to build.
 CHANGED_BY_ANY_CALL = {"_called", "_parent_path", "_path", "built", "_build_shapes_dict"}
@@ -74,6 +139,11 @@ def arguments(call: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
 def takes_training(call: Callable[..., Any]) -> bool:
     """Whether a `call` has the argument that tells training from inference."""
     return "training" in inspect.signature(call).parameters
+
+
+def mark_called(model: keras.Model) -> None:
+    """Let Keras export a model that has a graph, but has not been run yet."""
+    model._called = True
 
 
 def number_of_calls(operation: keras.Operation) -> int:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Protocol
 
 import keras
 
@@ -64,17 +64,33 @@ class Pattern(Protocol):
 
 
 @dataclass(frozen=True)
-class Many:
-    """A link of a chain that stands for any number of calls, also none."""
+class Link:
+    """Which calls may stand at one place of a pattern.
+
+    Attributes:
+        classes: exactly these, for a subclass may compute something else.
+        condition: what must hold of a call besides; None is nothing.
+        many: whether any number of calls stand there, also none.
+    """
 
     classes: Classes
+    condition: Callable[[Node], bool] | None = None
+    many: bool = False
+
+    def fits(self, node: Node) -> bool:
+        """Whether a call may stand there."""
+        return node.layer.cls in self.classes and (self.condition is None or self.condition(node))
+
+    def __str__(self) -> str:
+        names = " | ".join(cls.__name__ for cls in self.classes)
+        return f"({names})*" if self.many else names
 
 
 @dataclass(frozen=True)
 class Chain:
     """Calls of the given classes, each reading the one before and nothing else."""
 
-    links: Mapping[str, Classes | Many]
+    links: Mapping[str, Link]
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -82,24 +98,21 @@ class Chain:
 
     @property
     def anchors(self) -> Classes:
-        last = tuple(self.links.values())[-1]
-        assert not isinstance(last, Many)
-        return last
+        return tuple(self.links.values())[-1].classes
 
     def match(self, graph: Graph, node: Node) -> Match | None:
         """The match that ends at `node`, or None."""
         found: dict[str, Captured] = {}
         at: Node | None = node
         for name, link in reversed(list(self.links.items())):
-            several: list[Node] = []
-            if isinstance(link, Many):
-                while at is not None and at.layer.cls in link.classes:
+            if link.many:
+                several: list[Node] = []
+                while at is not None and link.fits(at):
                     several.insert(0, at)
                     at = _producer(graph, at)
                 found[name] = tuple(several)
                 continue
-            # Exactly these classes: a subclass may compute something else.
-            if at is None or at.layer.cls not in link:
+            if at is None or not link.fits(at):
                 return None
             found[name] = at
             if len(found) < len(self.links):
@@ -107,18 +120,12 @@ class Chain:
         return Match(dict(reversed(found.items())))
 
     def __str__(self) -> str:
-        return " -> ".join(map(_described, self.links.values()))
+        return " -> ".join(map(str, self.links.values()))
 
 
 def _producer(graph: Graph, node: Node) -> Node | None:
     """The call that makes the only tensor that a call reads."""
     return graph.producer(node.refs[0]) if len(node.refs) == 1 else None
-
-
-def _described(link: Classes | Many) -> str:
-    classes = link.classes if isinstance(link, Many) else link
-    names = " | ".join(cls.__name__ for cls in classes)
-    return f"({names})*" if isinstance(link, Many) else names
 
 
 @dataclass(frozen=True)
@@ -129,8 +136,8 @@ class Branches:
         every: whether each of the tensors must come from such a call.
     """
 
-    branches: tuple[str, Classes]
-    into: tuple[str, Classes]
+    branches: tuple[str, Link]
+    into: tuple[str, Link]
     every: bool
 
     @property
@@ -139,26 +146,30 @@ class Branches:
 
     @property
     def anchors(self) -> Classes:
-        return self.into[1]
+        return self.into[1].classes
 
     def match(self, graph: Graph, node: Node) -> Match | None:
         """The match that ends at `node`, or None."""
-        if node.layer.cls not in self.into[1]:
+        if not self.into[1].fits(node):
             return None
         makers = [graph.producer(ref) for ref in node.refs]
-        found = tuple(maker for maker in makers if maker.layer.cls in self.branches[1])
+        found = tuple(maker for maker in makers if self.branches[1].fits(maker))
         if not found or (self.every and len(found) < len(makers)):
             return None
         return Match({self.branches[0]: found, self.into[0]: node})
 
     def __str__(self) -> str:
-        return f"[{_described(self.branches[1])}, ...] -> {_described(self.into[1])}"
+        return f"[{self.branches[1]}, ...] -> {self.into[1]}"
 
 
-def chain(**links: type[keras.Operation] | tuple[type[keras.Operation], ...] | Many) -> Chain:
+OneOrMore = type[keras.Operation] | tuple[type[keras.Operation], ...] | Link
+
+
+def chain(**links: OneOrMore) -> Chain:
     """A pattern: one call after the other, `name=Class` or `name=(Class, OtherClass)`.
 
-    With `name=many(Class, OtherClass)`, any number of calls of these classes stand there.
+    `name=where(Class, condition)` asks for more than the class; `name=many(Class, OtherClass)`
+    stands for any number of calls.
 
     Raises:
         RuleDefinitionError: there is no link, a link is not a Keras layer class, or the last one is
@@ -167,22 +178,32 @@ def chain(**links: type[keras.Operation] | tuple[type[keras.Operation], ...] | M
     if not links:
         raise RuleDefinitionError("chain() needs at least one link: chain(conv=Conv2D)")
     normalized = {name: _link(f"chain({name}=...)", link) for name, link in links.items()}
-    if isinstance(list(normalized.values())[-1], Many):
+    if list(normalized.values())[-1].many:
         raise RuleDefinitionError("the last link of a chain() is one call, not many()")
     return Chain(normalized)
 
 
-def many(*classes: type[keras.Operation]) -> Many:
+def where(
+    classes: type[keras.Operation] | tuple[type[keras.Operation], ...],
+    condition: Callable[[Node], bool],
+) -> Link:
+    """A link of a pattern: a call of one of the classes of which a condition holds.
+
+    What does not fit is no match, and the report does not mention it. What a user would expect to
+    be rewritten should match, and be declined with a reason.
+    """
+    return Link(classes if isinstance(classes, tuple) else (classes,), condition)
+
+
+def many(*classes: type[keras.Operation]) -> Link:
     """A link of a `chain` that stands for any number of calls of the classes, also none.
 
     The longest row of such calls is taken.
     """
-    return Many(classes)
+    return Link(classes, many=True)
 
 
-def branches(
-    *, every: bool = False, **links: type[keras.Operation] | tuple[type[keras.Operation], ...]
-) -> Branches:
+def branches(*, every: bool = False, **links: OneOrMore) -> Branches:
     """A pattern: `branches(convs=Conv2D, add=Add)`, a call and the calls whose outputs it merges.
 
     Args:
@@ -194,15 +215,15 @@ def branches(
     if len(links) != 2:
         raise RuleDefinitionError("branches() needs two links: branches(convs=Conv2D, add=Add)")
     first, second = ((name, _link(f"branches({name}=...)", link)) for name, link in links.items())
-    if isinstance(first[1], Many) or isinstance(second[1], Many):
-        raise RuleDefinitionError("branches() knows no many()")
-    return Branches((first[0], first[1]), (second[0], second[1]), every)
+    return Branches(first, second, every)
 
 
-def _link(where: str, link: Any) -> Classes | Many:
-    classes = link.classes if isinstance(link, Many) else link
-    classes = classes if isinstance(classes, tuple) else (classes,)
-    for cls in classes:
+def _link(where: str, given: OneOrMore) -> Link:
+    if isinstance(given, Link):
+        link = given
+    else:
+        link = Link(given if isinstance(given, tuple) else (given,))
+    for cls in link.classes:
         if not (isinstance(cls, type) and issubclass(cls, keras.Operation)):
             raise RuleDefinitionError(f"{where} is not a Keras layer class: {cls!r}")
-    return Many(classes) if isinstance(link, Many) else classes
+    return link

@@ -17,13 +17,20 @@ import numpy as np
 
 from kito.definition import Decline, Match, Rule
 from kito.errors import RuleError
+from kito.graph.copying import names_activations
 from kito.graph.hazards import check_hazards
 from kito.graph.ir import Call, Graph, Layer, Node, Output, Ref, Tensor, walk
 from kito.graph.keras_internals import Functional, shell, sublayers
 from kito.report import Applied, Declined, Report
 
-# A rewrite leaves its tail in place, so rules that loop come back to the same call, or they make
-# ever more calls, of which there are at most ten times as many rewrites as the model has calls.
+# Why the built-in rules come to an end: each lowers the first of these numbers that it changes.
+#   1. calls in a form that no rule makes: grouped, separable, with silu or gelu, with a window over
+#      the whole input, and SpectralNormalization and TimeDistributed around something to fold;
+#   2. calls that scale or shift channels: normalizations, and layers and operations with constants;
+#   3. calls.
+# Rules of plugins may not. A rewrite leaves its tail in place, so rules that loop come back to the
+# same call, or they make ever more calls, of which there are at most ten times as many rewrites as
+# the model has calls.
 MAX_REWRITES_OF_A_CALL = 100
 
 # Layers that take their tensors as one list.
@@ -79,11 +86,9 @@ class _Rewriter:
         self.paths = {id(nested): path for path, nested in walk(graph)}
         self.graphs = [nested for _, nested in walk(graph)]
         self.report = report
-        self.rules: dict[type, list[Rule]] = {}
         # By name: whatever order plugins were found in, the result is the same.
-        for rule in sorted(rules, key=lambda rule: rule.name):
-            for cls in rule.pattern.anchors:
-                self.rules.setdefault(cls, []).append(rule)
+        self.all_rules = sorted(rules, key=lambda rule: rule.name)
+        self.rules: dict[type, list[Rule]] = {}
         self.calls: dict[Layer, list[tuple[Graph, int]]] = {}
         for nested in self.graphs:
             for node in nested:
@@ -96,15 +101,8 @@ class _Rewriter:
         self.applied: list[_Done] = []
 
     def run(self) -> None:
-        before = -1
-        # Calls near a rewrite are looked at again at once. In the end all are, for a rule may look
-        # farther; one round in which nothing applies is the fixed point.
-        while before < len(self.applied):
-            before = len(self.applied)
-            for graph in self.graphs:
-                for node in graph:
-                    self.enqueue(graph, node.id)
-            self.drain()
+        self.to_fixed_point([rule for rule in self.all_rules if not rule.late])
+        self.to_fixed_point(self.all_rules)
         self.undo_idle()
         self.report.applied.extend(done.applied for done in self.applied)
         self.report.declined.extend(
@@ -113,6 +111,21 @@ class _Rewriter:
             for node in graph
             for reason in self.declined.get((id(graph), node.id), {}).values()
         )
+
+    def to_fixed_point(self, rules: list[Rule]) -> None:
+        self.rules.clear()
+        for rule in rules:
+            for cls in rule.pattern.anchors:
+                self.rules.setdefault(cls, []).append(rule)
+        # Calls near a rewrite are looked at again at once. In the end all are, for a rule may look
+        # farther; one round in which nothing applies is the fixed point.
+        before = -1
+        while before < len(self.applied):
+            before = len(self.applied)
+            for graph in self.graphs:
+                for node in graph:
+                    self.enqueue(graph, node.id)
+            self.drain()
 
     def drain(self) -> None:
         while self.queue:
@@ -167,9 +180,8 @@ class _Rewriter:
         """
         site = self.evaluate(rule, graph, match)
         sites = [site, *self.twins(rule, site)]
-        if site.layers:
-            for each in sites:
-                check_hazards(each.layers[-1], (each.graph, each.match.tail), self.readers)
+        for each in sites:
+            check_hazards(each.graph, each.match.tail, each.result, self.readers)
         self.check_name(sites)
         self.check_cost(sites)
         return sites
@@ -388,7 +400,9 @@ class _Rewriter:
                 yield f"{fallback}_{number}"
                 number += 1
 
-        last = replace(layers[-1], name=unique(candidates(old[-1].name)))
+        last = layers[-1]
+        if last is not old[-1]:
+            last = replace(last, name=unique(candidates(old[-1].name)))
         first = [
             layer if layer in old else replace(layer, name=unique(candidates(layer.name)))
             for layer in layers[:-1]
@@ -445,6 +459,8 @@ def _check_layer(node: Node) -> None:
             raise Decline(f"{part.name} has a `call` of its own, not that of its class")
         if mode := getattr(part, "quantization_mode", None):
             raise Decline(f"{part.name} is quantized ({mode})")
+        if not names_activations(part):
+            raise Decline(f"{part.name} has an activation that its configuration can't carry")
 
 
 def check_result(site: _Site) -> None:
@@ -464,10 +480,15 @@ def check_result(site: _Site) -> None:
             )
     inside = {node.id for node in match.nodes}
     given = {ref for node in match.nodes for ref in node.refs if ref.node not in inside}
+    for call in () if isinstance(result, Ref) else result.order:
+        _check_integers(site, call)
     if not any(graph.tensor(ref).masked for ref in given):
         return
     passes = {node.layer.cls: node.output.masked for node in match.nodes}
-    after = all(passes.get(layer.cls, False) for layer in site.layers)
+    after = all(
+        passes[layer.cls] if layer.cls in passes else _supports_masking(layer)
+        for layer in site.layers
+    )
     if isinstance(result, Ref):
         after = graph.tensor(result).masked
     if after != tail.output.masked:
@@ -476,21 +497,52 @@ def check_result(site: _Site) -> None:
         )
 
 
+def _check_integers(site: _Site, call: Call) -> None:
+    """Integers and booleans are not cast to what a layer computes in: each class does with them as
+    it likes, and some can't take them.
+    """
+    known = {(cls, ref) for node in site.match.nodes for ref in node.refs for cls in _classes(node)}
+    for ref in keras.tree.flatten((call.args, call.kwargs)):
+        if isinstance(ref, Ref) and (call.layer.cls, ref) not in known:
+            dtype = site.graph.tensor(ref).dtype
+            if not keras.backend.is_float_dtype(dtype):
+                raise Decline(f"{site.match.head.layer.name} reads {dtype}")
+
+
+def _classes(node: Node) -> set[type]:
+    wrapper = issubclass(node.layer.cls, keras.layers.Wrapper)
+    return {node.layer.cls, node.wrapped.cls} if wrapper else {node.layer.cls}
+
+
+def _supports_masking(layer: Layer) -> bool:
+    return bool(getattr(_operation(layer), "supports_masking", False))
+
+
+def _operation(layer: Layer) -> keras.Operation:
+    """A layer, without weights if a rule made it, that no model has called."""
+    return layer.cls.from_config(dict(layer.config)) if layer.is_new else shell(layer.source)
+
+
 def infer_outputs(graph: Graph, layer: Layer, args: Any, kwargs: Any) -> tuple[Tensor, ...]:
     """What a layer that no model has called yet would return, as Keras infers it."""
-    operation = layer.cls.from_config(dict(layer.config)) if layer.is_new else shell(layer.source)
+    operation = _operation(layer)
+    autocast = isinstance(operation, keras.Layer) and operation.autocast
+
+    def cast(tensor: Tensor) -> keras.KerasTensor:
+        floating = keras.backend.is_float_dtype(tensor.dtype)
+        dtype = operation.input_dtype if autocast and floating else tensor.dtype
+        return keras.KerasTensor(tensor.shape, dtype)
+
     given = [
         graph.tensor(leaf) for leaf in keras.tree.flatten((args, kwargs)) if isinstance(leaf, Ref)
     ]
     args, kwargs = keras.tree.map_structure(
-        lambda leaf: (
-            keras.KerasTensor(graph.tensor(leaf).shape, graph.tensor(leaf).dtype)
-            if isinstance(leaf, Ref)
-            else leaf
-        ),
-        (args, kwargs),
+        lambda leaf: cast(graph.tensor(leaf)) if isinstance(leaf, Ref) else leaf, (args, kwargs)
     )
-    masked = any(tensor.masked for tensor in given)
+    passes = getattr(operation, "supports_masking", False)  # operations of keras.ops do not
+    masked = passes and any(tensor.masked for tensor in given)
+    # What Keras records besides is not for every class: mask=None, training=False.
+    kwargs = {name: value for name, value in kwargs.items() if value not in (None, False)}
     outputs = keras.tree.flatten(operation.compute_output_spec(*args, **kwargs))
     return tuple(Tensor(tuple(output.shape), str(output.dtype), masked) for output in outputs)
 

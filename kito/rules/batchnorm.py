@@ -53,31 +53,58 @@ def foldable(bn: Node, after: Node, channel_axis: int) -> tuple[Float64, Float64
     Raises:
         Decline: something not linear stands between, or the normalized axis is another one.
     """
-    activation = after.layer.config.get("activation")
-    if keras.activations.get(activation) is not keras.activations.linear:
-        raise Decline(f"{after.name} applies its activation ({activation}) before {bn.name}")
+    check_activation(bn, after)
     rank = len(bn.output.shape)
     if bn.axis % rank != channel_axis % rank:
         raise Decline(
             f"{bn.name} normalizes axis {bn.axis % rank}, the channels of {after.name} are axis "
             f"{channel_axis % rank}"
         )
-    if channel_axis == 1 and after.output.shape[-1] in (None, after.output.shape[1]):
-        # Keras 3.15 on TensorFlow adds a bias along the last axis if that is as long as the bias,
-        # also to channels_first tensors: there the bias can't do the work of the shift.
-        raise Decline(
-            f"{after.name} is channels_first and its last axis may be as long as its channels "
-            "are many; Keras on TensorFlow adds a bias along the wrong axis then"
-        )
+    check_bias(after, channel_axis)
     if bn.output.dtype != after.output.dtype:
         raise Decline(f"{bn.name} turns {after.output.dtype} into {bn.output.dtype}")
     scale, shift = scale_and_shift(bn)
-    if after.output.dtype == "float16" and not _keeps_float16_precise(scale):
+    check_range(bn, after, scale)
+    return scale, shift
+
+
+def check_activation(bn: Node, after: Node) -> None:
+    """Whether the output of a linear layer is linear.
+
+    Raises:
+        Decline: the layer has an activation.
+    """
+    activation = after.layer.config.get("activation")
+    if keras.activations.get(activation) is not keras.activations.linear:
+        raise Decline(f"{after.name} applies its activation ({activation}) before {bn.name}")
+
+
+def check_bias(linear: Node, channel_axis: int) -> None:
+    """Whether the bias of a linear layer can do the work of a shift.
+
+    Raises:
+        Decline: Keras might add it along another axis.
+    """
+    if channel_axis == 1 and linear.output.shape[-1] in (None, linear.output.shape[1]):
+        # Keras 3.15 on TensorFlow adds a bias along the last axis if that is as long as the bias,
+        # also to channels_first tensors: there the bias can't do the work of the shift.
+        raise Decline(
+            f"{linear.name} is channels_first and its last axis may be as long as its channels "
+            "are many; Keras on TensorFlow adds a bias along the wrong axis then"
+        )
+
+
+def check_range(bn: Node, linear: Node, scale: Float64) -> None:
+    """Whether a kernel stays in the range of its dtype when it is scaled.
+
+    Raises:
+        Decline: it is float16 and may not.
+    """
+    if linear.output.dtype == "float16" and not _keeps_float16_precise(scale):
         raise Decline(
             f"{bn.name} scales a channel by less than 1/{FLOAT16_RANGE} or more than "
-            f"{FLOAT16_RANGE}: the kernel of {after.name} could leave the range of float16"
+            f"{FLOAT16_RANGE}: the kernel of {linear.name} could leave the range of float16"
         )
-    return scale, shift
 
 
 def _keeps_float16_precise(scale: Float64) -> bool:
@@ -100,3 +127,13 @@ def channel_axis(conv: Node) -> int:
 def bias_of(linear: Node) -> Float64 | float:
     """The bias of a linear layer, 0 if it has none."""
     return linear.bias.astype(np.float64) if linear.use_bias else 0.0
+
+
+def shifted(linear: Node, scale: Float64 | float, shift: Float64) -> dict[str, Any]:
+    """The entries of a linear layer whose bias is `bias * scale + shift`.
+
+    A layer that has no bias, and needs none, gets none.
+    """
+    if not linear.use_bias and not shift.any():
+        return {}
+    return {"use_bias": True, "bias": bias_of(linear) * scale + shift}

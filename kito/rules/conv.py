@@ -9,13 +9,15 @@ number of groups; the kernel's last axis is the filter:
 from keras.layers import BatchNormalization, Conv1D, Conv2D, Conv3D
 
 from kito.definition import Layer, Node, chain, rule
-from kito.rules.batchnorm import bias_of, channel_axis, foldable, scaled
+from kito.rules.batchnorm import Float64, channel_axis, foldable, scaled, shifted
+
+
+def scaled_and_shifted(conv: Node, scale: Float64, shift: Float64) -> Layer:
+    """The convolution that computes `scale * y + shift` of its output `y`."""
+    return conv.evolve(kernel=scaled(conv.kernel, scale), **shifted(conv, scale, shift))
 
 
 @rule(chain(conv=(Conv1D, Conv2D, Conv3D), bn=BatchNormalization))
 def conv_batchnorm(conv: Node, bn: Node) -> Layer:
     """Fold a BatchNormalization into the convolution before it."""
-    scale, shift = foldable(bn, conv, channel_axis(conv))
-    return conv.evolve(
-        use_bias=True, kernel=scaled(conv.kernel, scale), bias=bias_of(conv) * scale + shift
-    )
+    return scaled_and_shifted(conv, *foldable(bn, conv, channel_axis(conv)))

@@ -8,13 +8,15 @@ A Dense layer acts on the last axis of its input, of any rank; the kernel is (in
 from keras.layers import BatchNormalization, Dense
 
 from kito.definition import Layer, Node, chain, rule
-from kito.rules.batchnorm import bias_of, foldable, scaled
+from kito.rules.batchnorm import Float64, foldable, scaled, shifted
+
+
+def scaled_and_shifted(dense: Node, scale: Float64, shift: Float64) -> Layer:
+    """The Dense layer that computes `scale * y + shift` of its output `y`."""
+    return dense.evolve(kernel=scaled(dense.kernel, scale), **shifted(dense, scale, shift))
 
 
 @rule(chain(dense=Dense, bn=BatchNormalization))
 def dense_batchnorm(dense: Node, bn: Node) -> Layer:
     """Fold a BatchNormalization into the Dense layer before it."""
-    scale, shift = foldable(bn, dense, channel_axis=-1)
-    return dense.evolve(
-        use_bias=True, kernel=scaled(dense.kernel, scale), bias=bias_of(dense) * scale + shift
-    )
+    return scaled_and_shifted(dense, *foldable(bn, dense, channel_axis=-1))

@@ -30,7 +30,7 @@ FOLDS: dict[type[keras.Operation], Callable[..., Any]] = {
         depthwise_conv_batchnorm,
         separable_conv_batchnorm,
     )
-    for cls in cast(tuple[type, ...], cast(Chain, fold.pattern).links[fold.pattern.names[0]])
+    for cls in cast(Chain, fold.pattern).links[fold.pattern.names[0]].classes
 }
 
 

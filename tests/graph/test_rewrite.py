@@ -206,3 +206,9 @@ def test_the_report_tells_old_names_from_new():
     assert report.folded == {"dense_batchnorm": 2}
     assert "d -> a" in str(report)
     assert '"renamed"' in report.to_json()
+
+
+def test_a_reader_may_have_an_array_among_its_arguments():
+    x = keras.Input((4, 3))
+    y = layers.Dropout(0.5)(x) * np.array([1.0, 2.0, 3.0], "float32")
+    check_rewrites(keras.Model(x, y), ["identities"], times=1, tolerance=1e-6)

@@ -1,0 +1,73 @@
+"""Linear layer -> activation layer: the layer with that activation."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import keras
+from keras.layers import (
+    Activation,
+    Conv1D,
+    Conv1DTranspose,
+    Conv2D,
+    Conv2DTranspose,
+    Conv3D,
+    Conv3DTranspose,
+    Dense,
+    DepthwiseConv1D,
+    DepthwiseConv2D,
+    EinsumDense,
+    ReLU,
+    SeparableConv1D,
+    SeparableConv2D,
+)
+
+from kito.definition import Decline, Layer, Node, chain, rule, where
+
+LINEAR = (
+    Conv1D,
+    Conv1DTranspose,
+    Conv2D,
+    Conv2DTranspose,
+    Conv3D,
+    Conv3DTranspose,
+    Dense,
+    DepthwiseConv1D,
+    DepthwiseConv2D,
+    EinsumDense,
+    SeparableConv1D,
+    SeparableConv2D,
+)
+
+
+def function_of(layer: Node) -> Any:
+    """The function that a layer applies to its output, also one that Keras could not load."""
+    if layer.layer.source is None or "activation" in layer.layer.overrides:
+        return keras.activations.get(layer.layer.config["activation"])
+    return layer.layer.source.activation
+
+
+def is_linear(layer: Node) -> bool:
+    """Whether a layer applies no activation."""
+    return function_of(layer) is keras.activations.linear
+
+
+@rule(chain(linear=where(LINEAR, is_linear), activation=(Activation, ReLU)), opens=False)
+def linear_activation(linear: Node, activation: Node) -> Layer:
+    """Let a linear layer apply the activation that follows it."""
+    if linear.output.dtype != activation.output.dtype:
+        raise Decline(
+            f"{activation.name} turns {linear.output.dtype} into {activation.output.dtype}"
+        )
+    return linear.evolve(activation=_function(activation))
+
+
+def _function(activation: Node) -> Any:
+    """The name, or Keras' description, of the function that an activation layer applies."""
+    if activation.layer.cls is Activation:
+        return activation.activation
+    if activation.negative_slope or activation.threshold:
+        raise Decline(f"{activation.name} has a slope or a threshold, which no activation has")
+    if activation.max_value not in (None, 6):
+        raise Decline(f"{activation.name} ends at {activation.max_value}, which no activation does")
+    return "relu" if activation.max_value is None else "relu6"

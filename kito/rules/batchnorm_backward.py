@@ -1,0 +1,48 @@
+"""Linear layer -> layers that commute with an affine map -> BatchNormalization: folded backwards.
+
+A BatchNormalization may change places with pooling, cropping and other layers, if its scale and
+shift meet the condition of each (see `commuting.py`). So it may as well stand directly behind the
+linear layer, which takes it in:
+
+    bn(pool(linear(x))) = pool(bn(linear(x)))
+
+The channels must come through in their order. That is tested: the map of the BatchNormalization is
+sent through the layers in between, and must come out as it went in.
+"""
+
+import numpy as np
+from keras.layers import BatchNormalization
+
+from kito.definition import Call, Decline, Node, chain, many, rule
+from kito.rules.affine import Affine
+from kito.rules.batchnorm import scale_and_shift
+from kito.rules.commuting import ACTING, called, through
+from kito.rules.linear import LINEAR, folded, linear_axis
+
+# Not those that do nothing: across these a backend could take the linear layer, which may get a
+# bias, and what follows the BatchNormalization for one operation (see `hazards.py`).
+MOVING = tuple(ACTING)
+
+
+@rule(chain(linear=LINEAR, between=many(*MOVING), last=MOVING, bn=BatchNormalization))
+def linear_moves_batchnorm(linear: Node, between: tuple[Node, ...], last: Node, bn: Node) -> Call:
+    """Fold a BatchNormalization into a linear layer, past the layers in between."""
+    path = (*between, last)
+    if bn.output.dtype != last.output.dtype:
+        raise Decline(f"{bn.name} turns {last.output.dtype} into {bn.output.dtype}")
+    before = linear
+    for node in path:
+        if node.output.shape == before.output.shape and "pool_size" not in node.layer.config:
+            raise Decline(f"{node.name} keeps the shape, and so may do nothing")
+        before = node
+    scale, shift = scale_and_shift(bn)
+    axis = linear_axis(linear)
+    if len(scale) != linear.output.shape[axis]:
+        raise Decline(f"{bn.name} has {len(scale)} channels, {linear.name} has others")
+    arrived = through(path, Affine(bn.name, scale, shift, axis), linear)
+    there = arrived.along(bn.axis % len(bn.output.shape), len(scale))
+    if not np.array_equal(there, (scale, shift)):
+        raise Decline(f"the channels of {linear.name} come to {bn.name} in another order")
+    result = called(path, folded(linear, bn, scale, shift)(*linear.args, **linear.kwargs))
+    assert isinstance(result, Call)
+    return result

@@ -1,0 +1,57 @@
+"""The layers that are linear in a kernel, as the rules about what follows them see them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+import keras
+from keras import layers
+
+from kito.definition import Layer, Node
+from kito.rules import conv, conv_transpose, dense, depthwise, separable
+from kito.rules.batchnorm import (
+    Float64,
+    channel_axis,
+    check_activation,
+    check_bias,
+    check_range,
+)
+
+# The function of each that takes in what follows: scale * y + shift of its output y.
+SCALED_AND_SHIFTED: Mapping[type[keras.Operation], Callable[[Node, Float64, Float64], Layer]] = {
+    layers.Conv1D: conv.scaled_and_shifted,
+    layers.Conv2D: conv.scaled_and_shifted,
+    layers.Conv3D: conv.scaled_and_shifted,
+    layers.Conv1DTranspose: conv_transpose.scaled_and_shifted,
+    layers.Conv2DTranspose: conv_transpose.scaled_and_shifted,
+    layers.Conv3DTranspose: conv_transpose.scaled_and_shifted,
+    layers.Dense: dense.scaled_and_shifted,
+    layers.DepthwiseConv1D: depthwise.scaled_and_shifted,
+    layers.DepthwiseConv2D: depthwise.scaled_and_shifted,
+    layers.SeparableConv1D: separable.scaled_and_shifted,
+    layers.SeparableConv2D: separable.scaled_and_shifted,
+}
+LINEAR = tuple(SCALED_AND_SHIFTED)
+
+
+def linear_axis(linear: Node) -> int:
+    """The axis of the channels, of the input as of the output, counted from the front."""
+    axis = -1 if linear.layer.cls is layers.Dense else channel_axis(linear)
+    return axis % len(linear.output.shape)
+
+
+def folded(linear: Node, affine: Node, scale: Float64, shift: Float64) -> Layer:
+    """The linear layer that computes `scale * y + shift` of its output `y`.
+
+    Args:
+        affine: the call that computes this now.
+        scale, shift: vectors (channels,).
+
+    Raises:
+        Decline: the layer has an activation, or can't have such a bias or kernel.
+    """
+    check_activation(affine, linear)
+    if linear.use_bias or shift.any():
+        check_bias(linear, -1 if linear.layer.cls is layers.Dense else channel_axis(linear))
+    check_range(affine, linear, scale)
+    return SCALED_AND_SHIFTED[linear.layer.cls](linear, scale, shift)
