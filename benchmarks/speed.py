@@ -203,8 +203,8 @@ def page(rows: list[Row]) -> str:
     lines = [
         "# Speed",
         "",
-        "Made by `python benchmarks/speed.py`; what is measured is said there. Above 1 is a gain. Times",
-        "are medians of runs in turns, in milliseconds a batch.",
+        "Made by `python benchmarks/speed.py`; what is measured is said there. Above 1 is a",
+        "gain. Times are medians of runs in turns, in milliseconds a batch.",
     ]
     for target in dict.fromkeys(row["target"] for row in rows):
         for rule in dict.fromkeys(row["rule"] for row in rows if row["target"] == target):

@@ -11,7 +11,7 @@ import pytest
 @pytest.fixture(autouse=True)
 def fresh_keras():
     """Names and random numbers that do not depend on the tests before."""
-    keras.backend.clear_session()
+    keras.utils.clear_session(free_memory=False)  # a collection a test would take most of the time
     keras.utils.set_random_seed(0)
     keras.config.set_dtype_policy("float32")
     keras.config.set_image_data_format("channels_last")

@@ -14,6 +14,7 @@ from keras import layers
 
 from kito import Decline, chain, plugins, rule
 from kito.cli import main, tolerance
+from kito.definition import TARGETS
 from kito.plugins import Registered
 
 # Keras warns of itself when it saves with NumPy 2.
@@ -74,7 +75,7 @@ def assert_refused(result, *expected, exit_code=INPUT_UNUSABLE):
 
 
 def test_optimize_writes_what_computes_the_same(saved):
-    result = kito("optimize", "m.keras", "-o", "out.keras")
+    result = kito("optimize", "m.keras", "-o", "out.keras", "--rule", "conv_batchnorm")
     assert result.exit_code == DONE
     assert result.stderr == ""
     assert "conv_batchnorm" in result.stdout
@@ -89,7 +90,7 @@ def test_optimize_writes_what_computes_the_same(saved):
 
 
 def test_optimize_json_is_one_document(saved):
-    result = kito("optimize", "m.keras", "-o", "out.keras", "--json")
+    result = kito("optimize", "m.keras", "-o", "out.keras", "--json", "--rule", "conv_batchnorm")
     assert result.exit_code == DONE
     assert result.stderr == ""
     document = json.loads(result.stdout)
@@ -137,17 +138,18 @@ def test_without_verbose_long_tables_are_cut():
     for _ in range(23):
         x = layers.BatchNormalization()(layers.Dense(2, activation="relu")(x))
     keras.Model(inputs, x).save("m.keras")
-    shown = kito("inspect", "m.keras").stdout
+    shown = kito("inspect", "m.keras", "--rule", "dense_batchnorm").stdout
     assert "nothing: no rule applies" in shown
     assert "and 3 more: --verbose" in shown
-    assert "and 3 more" not in kito("inspect", "m.keras", "--verbose").stdout
+    full = kito("inspect", "m.keras", "--rule", "dense_batchnorm", "--verbose").stdout
+    assert "and 3 more" not in full
 
 
 def test_inspect(saved):
     shown = kito("inspect", "m.keras").stdout
     assert f"small: Functional, 6 layers, {saved.count_params():,} parameters" in shown
     assert "(None, 8, 8, 3)" in shown
-    document = json.loads(kito("inspect", "m.keras", "--json").stdout)
+    document = json.loads(kito("inspect", "m.keras", "--json", "--rule", "conv_batchnorm").stdout)
     assert document["parameters"] == saved.count_params()
     assert document["inputs"] == [{"name": "picture", "shape": [None, 8, 8, 3], "dtype": "float32"}]
     assert document["outputs"] == [{"name": "flat", "shape": [None, 64], "dtype": "float32"}]
@@ -169,13 +171,34 @@ def test_inspect_goes_into_nested_models():
     assert "small/conv1" in [each["name"] for each in document["layers"]]
 
 
+def test_targets_and_precision(saved):
+    result = kito(
+        "optimize", "m.keras", "-o", "out.keras", "--target", "onnx", "--precision", "bfloat16"
+    )
+    assert result.exit_code == DONE
+    assert "in bfloat16 the answers differ by" in result.stdout
+    fast = keras.saving.load_model("out.keras")
+    assert {layer.compute_dtype for layer in fast.layers} == {"bfloat16", "float32"}
+    assert_refused(kito("inspect", "m.keras", "--target", "tpu"), "no target 'tpu'; there are")
+    refused = kito("optimize", "m.keras", "-o", "new.keras", "--precision", "int8")
+    assert_refused(refused, "no precision 'int8'")
+
+
+def test_tune(saved):
+    result = kito("optimize", "m.keras", "-o", "out.keras", "--tune", "--json")
+    assert result.exit_code == DONE
+    assert json.loads(result.stdout)["report"]["timed"]
+
+
 def test_rules():
     shown = kito("rules")
     assert shown.exit_code == DONE
-    assert "Fold a BatchNormalization into the convolution" in shown.stdout
+    assert "Write gelu with the error function." in shown.stdout
     listed = {each["name"]: each for each in json.loads(kito("rules", "--json").stdout)["rules"]}
     assert list(listed) == list(plugins.registry())
-    assert listed["conv_batchnorm"]["default"] is True
+    assert listed["conv_batchnorm"]["default"] == list(TARGETS)
+    assert listed["gelu"]["default"] == ["onnx"]
+    assert listed["squeeze_dense"]["default"] == []
     assert listed["conv_batchnorm"]["origin"].startswith("kito ")
 
 

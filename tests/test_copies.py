@@ -8,6 +8,7 @@ from keras.layers import BatchNormalization, Conv2D, Dense
 
 import kito
 from kito.testing import check_equivalent, check_rewrites, randomize
+from tests.folds import FOLDS
 
 
 class Scale(layers.Layer):
@@ -28,9 +29,9 @@ def test_layers_without_a_config_are_shared_and_noted():
     model = keras.Sequential(
         [keras.Input((4,)), Dense(3), BatchNormalization(), Scale(keras.ops.tanh, name="scale")]
     )
-    fast = check_rewrites(model, times=1)
+    fast = check_rewrites(model, FOLDS, times=1)
     report = kito.Report()
-    fast = kito.optimize(model, report=report)
+    fast = kito.optimize(model, FOLDS, report=report)
     assert "scale (Scale) is shared with the source model" in report.notes[0]
     assert fast.layers[1].scale is model.layers[2].scale
     assert len(model.layers[2]._inbound_nodes) == 1
@@ -49,9 +50,9 @@ def test_a_configuration_that_forgets_an_argument_is_not_trusted():
             return super().get_config()
 
     model = keras.Sequential([keras.Input((4,)), Dense(3), BatchNormalization(), Forgetful(2.0)])
-    check_rewrites(model, times=1)
+    check_rewrites(model, FOLDS, times=1)
     report = kito.Report()
-    kito.optimize(model, report=report)
+    kito.optimize(model, FOLDS, report=report)
     assert "its configuration does not carry factor" in report.notes[0]
 
 
@@ -66,14 +67,14 @@ def test_functions_that_a_layer_makes_are_no_argument():
 
     model = keras.Sequential([keras.Input((4,)), Dense(3), BatchNormalization(), Skip()])
     report = kito.Report()
-    kito.optimize(randomize(model), report=report)
+    kito.optimize(randomize(model), FOLDS, report=report)
     assert not report.notes
 
 
 def test_lambda_layers_are_shared():
     inputs = keras.Input((4,))
     x = layers.Lambda(lambda x: x * 2)(BatchNormalization()(Dense(3)(inputs)))
-    check_rewrites(keras.Model(inputs, x), times=1)
+    check_rewrites(keras.Model(inputs, x), FOLDS, times=1)
 
 
 def test_a_custom_layer_that_only_its_module_knows():
@@ -88,7 +89,7 @@ def test_a_custom_layer_that_only_its_module_knows():
     x = layers.TimeDistributed(Plain())(BatchNormalization()(Dense(3)(inputs)))
     model = randomize(keras.Model(inputs, x))
     report = kito.Report()
-    kito.optimize(model, report=report)
+    kito.optimize(model, FOLDS, report=report)
     assert not report.notes
 
 
@@ -102,7 +103,7 @@ def test_preprocessing_state_is_copied():
     embedded = layers.Flatten()(layers.Embedding(3, 4)(words(text)))
     y = BatchNormalization()(Dense(3)(layers.Concatenate()([embedded, numbers(x)])))
     model = keras.Model([text, x], y)
-    fast = kito.optimize(model)
+    fast = kito.optimize(model, FOLDS)
     data = [np.array([["a"], ["b"], ["c"]], object), np.ones((3, 2), "float32")]
     data = [keras.ops.convert_to_tensor(each) for each in data]
     assert np.allclose(model(data), fast(data), atol=1e-5)
@@ -128,7 +129,7 @@ def test_preprocessing_state_is_copied():
 def test_every_kind_of_layer_survives(layer):
     inputs = keras.Input((6, 4))
     x = BatchNormalization()(Dense(4)(inputs))
-    check_rewrites(keras.Model(inputs, layer()(x)), times=1)
+    check_rewrites(keras.Model(inputs, layer()(x)), FOLDS, times=1)
 
 
 def test_initializers_stay_in_the_config():
@@ -140,7 +141,7 @@ def test_initializers_stay_in_the_config():
             Dense(2, kernel_initializer="he_normal"),
         ]
     )
-    fast = kito.optimize(model)
+    fast = kito.optimize(model, FOLDS)
     assert isinstance(fast.layers[0].kernel_initializer, keras.initializers.Orthogonal)
     assert isinstance(fast.layers[0].bias_initializer, keras.initializers.Ones)
     assert isinstance(fast.layers[1].kernel_initializer, keras.initializers.HeNormal)
@@ -148,7 +149,7 @@ def test_initializers_stay_in_the_config():
 
 def test_saves_and_loads(tmp_path):
     model = keras.Sequential([keras.Input((6, 6, 3)), Conv2D(4, 3), BatchNormalization()])
-    fast = check_rewrites(model)
+    fast = check_rewrites(model, FOLDS)
     fast.save(tmp_path / "fast.keras")
     loaded = keras.saving.load_model(tmp_path / "fast.keras")
     data = np.random.default_rng(0).normal(size=(2, 6, 6, 3)).astype("float32")
@@ -170,7 +171,7 @@ def squared(x):
 def test_functions_that_a_configuration_does_not_carry_are_not_lost(make, function):
     model = keras.Sequential([keras.Input((5, 4)), make(function)])
     report = kito.Report()
-    check_equivalent(randomize(model), kito.optimize(model, report=report))
+    check_equivalent(randomize(model), kito.optimize(model, FOLDS, report=report))
     assert "is shared with the source model" in report.notes[0]
 
 
@@ -178,8 +179,8 @@ def test_functions_of_tensorflow_are_those_of_keras():
     nn = pytest.importorskip("tensorflow").nn
     if keras.backend.backend() != "tensorflow":
         pytest.skip("these are for TensorFlow only")
-    row = [Conv2D(4, 3, activation=nn.relu), layers.Activation(nn.silu)]
+    row = [Conv2D(4, 3, activation=nn.relu), layers.Activation(nn.elu)]
     model = keras.Sequential([keras.Input((6, 6, 3)), *row])
     report = kito.Report()
-    check_equivalent(randomize(model), kito.optimize(model, report=report))
+    check_equivalent(randomize(model), kito.optimize(model, FOLDS, report=report))
     assert not report.notes

@@ -7,6 +7,7 @@ from keras.layers import BatchNormalization, Conv2D, Dense
 
 import kito
 from kito.testing import check_declines, check_equivalent, check_rewrites, randomize
+from tests.folds import FOLDS
 
 SHAPE = (8, 8, 3)
 
@@ -19,14 +20,14 @@ def model_of(*layers, shape=SHAPE):
 def test_policies(policy):
     keras.config.set_dtype_policy(policy)
     model = model_of(Conv2D(4, 3, use_bias=False), BatchNormalization(), Dense(3))
-    fast = check_rewrites(model, times=1)
+    fast = check_rewrites(model, FOLDS, times=1)
     assert fast.layers[0].dtype_policy.name == policy
     assert fast.layers[0].kernel.dtype == model.layers[0].kernel.dtype
 
 
 def test_declines_a_normalization_in_float32_after_a_half_precision_layer():
     model = model_of(Conv2D(4, 3, dtype="mixed_float16"), BatchNormalization(dtype="float32"))
-    check_declines(model, reason="turns float16 into float32")
+    check_declines(model, FOLDS, reason="turns float16 into float32")
 
 
 @pytest.mark.parametrize("gamma", [1e-4, 1e4])
@@ -34,7 +35,7 @@ def test_declines_a_scale_that_float16_can_not_hold(gamma):
     keras.config.set_dtype_policy("mixed_float16")
     model = randomize(model_of(Conv2D(4, 3), BatchNormalization()))
     model.layers[1].gamma.assign([1.0, gamma, 1.0, 1.0])
-    (declined,) = kito.explain(model).declined
+    (declined,) = kito.explain(model, FOLDS).declined
     assert "could leave the range of float16" in declined.reason
 
 
@@ -42,7 +43,7 @@ def test_folds_a_channel_that_is_switched_off_in_float16():
     keras.config.set_dtype_policy("mixed_float16")
     model = randomize(model_of(Conv2D(4, 3), BatchNormalization()))
     model.layers[1].gamma.assign([1.0, 0.0, 1.0, 1.0])
-    assert len(kito.explain(model).applied) == 1
+    assert len(kito.explain(model, FOLDS).applied) == 1
 
 
 @pytest.mark.parametrize("mode", ["int8", "int4", "float8"])
@@ -50,7 +51,7 @@ def test_declines_quantized_layers(mode):
     model = randomize(model_of(Dense(8), BatchNormalization(), shape=(16,)))
     model.layers[0].quantize(mode)
     report = kito.Report()
-    fast = kito.optimize(model, report=report)
+    fast = kito.optimize(model, FOLDS, report=report)
     assert not report.applied
     assert f"is quantized ({mode})" in report.declined[0].reason
     data = np.random.default_rng(0).normal(size=(4, 16)).astype("float32")
@@ -65,7 +66,7 @@ def test_merges_lora(layer, shape):
     layer.enable_lora(2, lora_alpha=3)
     layer.bias.assign(np.ones(5))
     layer.lora_kernel_b.assign(np.random.default_rng(1).normal(size=layer.lora_kernel_b.shape))
-    fast = check_rewrites(model, times=1)
+    fast = check_rewrites(model, FOLDS, times=1)
     assert len(fast.weights) == 2
     assert not fast.layers[0].lora_enabled
 
@@ -75,6 +76,6 @@ def test_keeps_lora_where_nothing_is_folded():
     model = model_of(dense, keras.layers.ReLU(), shape=(6,))
     dense.enable_lora(2)
     randomize(model)
-    fast = kito.optimize(model)
+    fast = kito.optimize(model, FOLDS)
     assert fast.layers[0].lora_enabled
     check_equivalent(model, fast)

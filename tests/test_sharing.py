@@ -7,6 +7,7 @@ from keras.layers import BatchNormalization, Conv2D, Dense
 
 import kito
 from kito.testing import check_declines, check_rewrites
+from tests.folds import FOLDS
 
 SHAPE = (8, 8, 3)
 
@@ -19,7 +20,7 @@ def test_a_pair_that_is_called_twice_is_folded_once():
     inputs = inputs_of(2)
     conv, bn = Conv2D(4, 3), BatchNormalization(name="bn")
     model = keras.Model(inputs, [bn(conv(x)) for x in inputs])
-    fast = check_rewrites(model, times=2)
+    fast = check_rewrites(model, FOLDS, times=2)
     assert fast.count_params() == model.count_params() - 16
     assert fast.output_names == ["bn", "bn"]
 
@@ -28,7 +29,7 @@ def test_a_pair_that_is_called_on_other_sizes():
     inputs = [keras.Input((8, 8, 3)), keras.Input((16, 12, 3))]
     conv, bn = Conv2D(4, 3), BatchNormalization()
     model = keras.Model(inputs, [bn(conv(x)) for x in inputs])
-    assert check_rewrites(model, times=2).count_params() == model.count_params() - 16
+    assert check_rewrites(model, FOLDS, times=2).count_params() == model.count_params() - 16
 
 
 def test_a_pair_that_is_called_on_its_own_output():
@@ -38,7 +39,7 @@ def test_a_pair_that_is_called_on_its_own_output():
     for _ in range(3):
         x = keras.ops.relu(bn(conv(x)))
     model = keras.Model(inputs, x)
-    assert check_rewrites(model, times=3).count_params() == model.count_params() - 12
+    assert check_rewrites(model, FOLDS, times=3).count_params() == model.count_params() - 12
 
 
 def test_one_normalization_after_two_convolutions():
@@ -47,16 +48,16 @@ def test_one_normalization_after_two_convolutions():
     convs = [Conv2D(4, 3, name="one"), Conv2D(4, 3, name="two")]
     outputs = [layers.ReLU()(bn(conv(x))) for conv, x in zip(convs, inputs, strict=True)]
     model = keras.Model(inputs, outputs)
-    assert check_rewrites(model, times=2).count_params() == model.count_params() - 16
+    assert check_rewrites(model, FOLDS, times=2).count_params() == model.count_params() - 16
 
 
 def test_a_small_convolution_with_two_normalizations_is_copied():
     inputs = inputs_of(2)
     conv = Conv2D(4, 1, name="conv")  # 16 weights, and 8 * 8 * 4 elements are saved
     model = keras.Model(inputs, [BatchNormalization()(conv(x)) for x in inputs])
-    check_rewrites(model, times=2)
+    check_rewrites(model, FOLDS, times=2)
     report = kito.Report()
-    kito.optimize(model, report=report)
+    kito.optimize(model, FOLDS, report=report)
     assert sum(row.parameters for row in report.applied) == -2 * 16 + 16
 
 
@@ -64,7 +65,9 @@ def test_a_large_convolution_with_two_normalizations_stays_shared():
     inputs = inputs_of(2, (4, 4, 64))
     conv = Conv2D(64, 3, name="conv")  # 36,928 weights, and 2 * 2 * 64 elements would be saved
     model = keras.Model(inputs, [BatchNormalization()(conv(x)) for x in inputs])
-    fast = check_declines(model, reason="conv is called 2 times; a copy for this call would add")
+    fast = check_declines(
+        model, FOLDS, reason="conv is called 2 times; a copy for this call would add"
+    )
     assert fast.count_params() == model.count_params()
 
 
@@ -75,21 +78,21 @@ def test_a_head_over_five_levels_is_copied_only_where_it_pays():
     model = keras.Model(inputs, [BatchNormalization()(conv(x)) for x in inputs])
     # 64 x 64 x 8, 32 x 32 x 8 and 16 x 16 x 8 elements are more than the weights; so are none of
     # 8 x 8 x 8 and 4 x 4 x 8
-    check_rewrites(model, times=3)
+    check_rewrites(model, FOLDS, times=3)
 
 
 def test_sizes_that_are_not_known_count_as_one():
     inputs = inputs_of(2, (None, None, 16))
     conv = Conv2D(16, 3)
     model = keras.Model(inputs, [BatchNormalization()(conv(x)) for x in inputs])
-    check_declines(model, reason="would add")
+    check_declines(model, FOLDS, reason="would add")
 
 
 def test_a_convolution_that_is_normalized_in_one_call_only():
     inputs = inputs_of(2, (4, 4, 64))
     conv = Conv2D(64, 3, name="conv")
     model = keras.Model(inputs, [BatchNormalization()(conv(inputs[0])), conv(inputs[1])])
-    check_declines(model, reason="conv is called 2 times")
+    check_declines(model, FOLDS, reason="conv is called 2 times")
 
 
 def test_a_layer_shared_between_a_model_and_its_submodel():
@@ -98,7 +101,7 @@ def test_a_layer_shared_between_a_model_and_its_submodel():
     inner = keras.Model(inner_input, conv(inner_input), name="inner")
     inputs = keras.Input((4, 4, 64))
     model = keras.Model(inputs, BatchNormalization()(conv(inner(inputs))))
-    fast = check_declines(model, reason="conv is called 2 times")
+    fast = check_declines(model, FOLDS, reason="conv is called 2 times")
     assert fast.count_params() == model.count_params()
 
 
@@ -109,7 +112,7 @@ def test_a_submodel_that_is_called_twice_is_one_model():
     )
     inputs = keras.Input(SHAPE)
     model = keras.Model(inputs, inner(layers.ReLU()(inner(inputs))))
-    assert check_rewrites(model, times=1).count_params() == 84
+    assert check_rewrites(model, FOLDS, times=1).count_params() == 84
 
 
 def test_a_submodel_shared_by_two_others():
@@ -122,7 +125,7 @@ def test_a_submodel_shared_by_two_others():
 
     inputs = keras.Input(SHAPE)
     model = keras.Model(inputs, [around("left")(inputs), around("right")(inputs)])
-    assert check_rewrites(model, times=1).count_params() == 12
+    assert check_rewrites(model, FOLDS, times=1).count_params() == 12
 
 
 @pytest.mark.parametrize("bns", [1, 2])
@@ -132,5 +135,5 @@ def test_shared_layers_that_do_not_change_stay_shared(bns):
     norms = [BatchNormalization() for _ in range(bns)]
     outputs = [norms[index % bns](dense(x)) for index, x in enumerate(inputs)]
     model = keras.Model(inputs, outputs)
-    fast = check_declines(model, reason="applies its activation")
+    fast = check_declines(model, FOLDS, reason="applies its activation")
     assert fast.count_params() == model.count_params()

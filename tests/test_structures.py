@@ -8,6 +8,7 @@ from keras.layers import BatchNormalization, Conv2D, Dense
 
 import kito
 from kito.testing import check_declines, check_equivalent, check_rewrites, randomize
+from tests.folds import FOLDS
 
 SHAPE = (8, 8, 3)
 OLD = tuple(map(int, keras.__version__.split(".")[:2])) < (3, 14)
@@ -21,7 +22,7 @@ def conv_bn(x, filters=4, **names):
 def test_inputs_and_outputs_in_lists_keep_their_order():
     one, two = keras.Input(SHAPE, name="one"), keras.Input((8, 8, 5), name="two", dtype="float64")
     model = keras.Model([two, one], [conv_bn(two, bn="b"), conv_bn(one, bn="a")])
-    fast = check_rewrites(model, times=2)
+    fast = check_rewrites(model, FOLDS, times=2)
     assert [tensor.name for tensor in fast.inputs] == ["two", "one"]
     assert [tensor.dtype for tensor in fast.inputs] == ["float64", "float32"]
     assert fast.output_names == ["b", "a"]
@@ -32,7 +33,7 @@ def test_inputs_and_outputs_in_dicts():
     model = keras.Model(
         {"right": right, "left": left}, {"sum": conv_bn(left) + right[..., :1], "right": right}
     )
-    fast = check_rewrites(model, times=1)
+    fast = check_rewrites(model, FOLDS, times=1)
     assert set(fast.input) == {"left", "right"}
     assert set(fast.output) == {"sum", "right"}
 
@@ -40,33 +41,33 @@ def test_inputs_and_outputs_in_dicts():
 def test_nested_structures():
     a, b, c = (keras.Input(SHAPE, name=name) for name in "abc")
     outputs = {"deep": [conv_bn(a), (conv_bn(b), c)], "flat": conv_bn(c)}
-    check_rewrites(keras.Model([a, (b, c)], outputs), times=3)
+    check_rewrites(keras.Model([a, (b, c)], outputs), FOLDS, times=3)
 
 
 def test_an_output_that_is_also_consumed_inside():
     inputs = keras.Input(SHAPE)
     x = conv_bn(inputs)
-    check_rewrites(keras.Model(inputs, [x, conv_bn(x)]), times=2)
+    check_rewrites(keras.Model(inputs, [x, conv_bn(x)]), FOLDS, times=2)
 
 
 def test_the_same_tensor_returned_twice():
     inputs = keras.Input(SHAPE)
     x = conv_bn(inputs)
-    check_rewrites(keras.Model(inputs, [x, x, inputs]), times=1)
+    check_rewrites(keras.Model(inputs, [x, x, inputs]), FOLDS, times=1)
 
 
 def test_declines_a_convolution_that_is_an_output():
     inputs = keras.Input(SHAPE)
     conv = Conv2D(4, 3, name="conv")(inputs)
     model = keras.Model(inputs, [BatchNormalization()(conv), conv])
-    check_declines(model, reason="conv is an output of the model")
+    check_declines(model, FOLDS, reason="conv is an output of the model")
 
 
 def test_declines_a_convolution_that_feeds_two_layers():
     inputs = keras.Input(SHAPE)
     conv = Conv2D(4, 3, name="conv3")(inputs)
     model = keras.Model(inputs, layers.Add(name="add")([BatchNormalization(name="bn")(conv), conv]))
-    check_declines(model, reason="conv3 feeds add as well as bn")
+    check_declines(model, FOLDS, reason="conv3 feeds add as well as bn")
 
 
 def test_a_model_cut_out_between_inner_tensors():
@@ -74,7 +75,7 @@ def test_a_model_cut_out_between_inner_tensors():
     x = layers.Conv2D(4, 3)(inputs)
     whole = keras.Model(inputs, layers.ReLU()(conv_bn(x)))
     cut = keras.Model(x, whole.output)
-    check_rewrites(cut, times=1)
+    check_rewrites(cut, FOLDS, times=1)
 
 
 def test_models_that_share_layers_stay_apart():
@@ -84,14 +85,14 @@ def test_models_that_share_layers_stay_apart():
     data = np.random.default_rng(0).normal(size=(2, *SHAPE)).astype("float32")
     randomize(long)
     before = long.predict_on_batch(data)
-    check_rewrites(short, times=1, seed=0)
+    check_rewrites(short, FOLDS, times=1, seed=0)
     assert np.array_equal(long.predict_on_batch(data), before)
 
 
 @pytest.mark.skipif(OLD, reason="Keras before 3.14 refuses unused inputs")
 def test_an_unused_input_stays():
     used, unused = keras.Input(SHAPE, name="used"), keras.Input((2,), name="unused")
-    fast = check_rewrites(keras.Model([used, unused], conv_bn(used)), times=1)
+    fast = check_rewrites(keras.Model([used, unused], conv_bn(used)), FOLDS, times=1)
     assert [tensor.name for tensor in fast.inputs] == ["used", "unused"]
 
 
@@ -109,7 +110,7 @@ def test_an_optional_input_stays_optional():
             return x_shape
 
     model = randomize(keras.Model([inputs, maybe], AddIfThere()(conv_bn(inputs), maybe)))
-    fast = kito.optimize(model)
+    fast = kito.optimize(model, FOLDS)
     x = np.ones((1, *SHAPE), "float32")
     answers = [keras.ops.convert_to_numpy(each([x, None])) for each in (fast, model)]
     assert np.allclose(*answers, atol=1e-5)
@@ -121,7 +122,7 @@ def test_an_optional_input_stays_optional():
 def test_known_and_unknown_sizes_stay(shape, batch):
     inputs = keras.Input(shape, batch_size=batch)
     model = keras.Model(inputs, conv_bn(inputs))
-    fast = check_rewrites(model, times=1)
+    fast = check_rewrites(model, FOLDS, times=1)
     assert fast.input_shape == model.input_shape
     assert fast.output_shape == model.output_shape
 
@@ -130,7 +131,7 @@ def test_names_and_containers_stay():
     model = keras.Sequential(
         [keras.Input(SHAPE, name="image"), Conv2D(4, 3), BatchNormalization(name="bn")], name="net"
     )
-    fast = check_rewrites(model, times=1)
+    fast = check_rewrites(model, FOLDS, times=1)
     assert type(fast) is keras.Sequential
     assert fast.name == "net"
     assert [layer.name for layer in fast.layers] == ["bn"]
@@ -142,11 +143,11 @@ def test_trainable_flags_stay():
     frozen = Dense(3, name="frozen")
     frozen.trainable = False
     model = keras.Model(inputs, frozen(conv_bn(inputs)))
-    fast = check_rewrites(model, times=1)
+    fast = check_rewrites(model, FOLDS, times=1)
     assert not fast.get_layer("frozen").trainable
     model.trainable = False
-    assert not kito.optimize(model).trainable
-    assert not kito.optimize(model).trainable_weights
+    assert not kito.optimize(model, FOLDS).trainable
+    assert not kito.optimize(model, FOLDS).trainable_weights
 
 
 def test_a_compiled_model_evaluates_as_before():
@@ -155,7 +156,7 @@ def test_a_compiled_model_evaluates_as_before():
     randomize(model)
     rng = np.random.default_rng(0)
     data = rng.normal(size=(4, *SHAPE)), rng.normal(size=(4, 6, 6, 4))
-    fast = kito.optimize(model)
+    fast = kito.optimize(model, FOLDS)
     expected = model.evaluate(*data, verbose=0)
     assert np.allclose(fast.evaluate(*data, verbose=0), expected, rtol=1e-5)
 
@@ -165,14 +166,14 @@ def test_layers_called_with_the_same_tensor_twice():
     x = conv_bn(inputs)
     y = conv_bn(inputs)
     outputs = [layers.Add()([x, x]), layers.Concatenate()([x, y, x])]
-    check_rewrites(keras.Model(inputs, outputs), times=2)
+    check_rewrites(keras.Model(inputs, outputs), FOLDS, times=2)
 
 
 def test_ops_on_symbolic_tensors():
     inputs = keras.Input(SHAPE)
     x = ops.relu(conv_bn(inputs)) * 2.0 + np.arange(4, dtype="float32")
     x = ops.concatenate([x, x[..., :2]], axis=-1)
-    check_rewrites(keras.Model(inputs, ops.mean(conv_bn(x), axis=(1, 2))), times=2)
+    check_rewrites(keras.Model(inputs, ops.mean(conv_bn(x), axis=(1, 2))), FOLDS, times=2)
 
 
 def test_keyword_tensors_and_several_outputs():
@@ -184,7 +185,7 @@ def test_keyword_tensors_and_several_outputs():
         x, initial_state=layers.Lambda(ops.zeros_like)(Dense(4)(inputs[:, 0]))
     )
     x = BatchNormalization()(Dense(3)(x))
-    check_rewrites(keras.Model(inputs, [x, scores, state]), times=2)
+    check_rewrites(keras.Model(inputs, [x, scores, state]), FOLDS, times=2)
 
 
 @pytest.mark.parametrize("calls", [1, 2])
@@ -196,7 +197,7 @@ def test_nested_models_are_optimized_inside_and_keep_their_names(calls):
     for _ in range(calls):
         x = inner(x)
     model = keras.Model(inputs, conv_bn(x))
-    fast = check_rewrites(model, times=2)
+    fast = check_rewrites(model, FOLDS, times=2)
     encoder = fast.get_layer("encoder")
     assert encoder.count_params() == inner.count_params() - 12
     assert fast.count_params() == model.count_params() - 12 - 16
@@ -205,7 +206,7 @@ def test_nested_models_are_optimized_inside_and_keep_their_names(calls):
 def test_nested_sequential_in_sequential():
     inner = keras.Sequential([keras.Input(SHAPE), Conv2D(3, 1), BatchNormalization()], name="inner")
     model = keras.Sequential([keras.Input(SHAPE), inner, Conv2D(4, 1), BatchNormalization()])
-    fast = check_rewrites(model, times=2)
+    fast = check_rewrites(model, FOLDS, times=2)
     assert type(fast.get_layer("inner")) is keras.Sequential
 
 
@@ -216,7 +217,7 @@ def test_submodels_with_the_same_layer_names():
 
     inputs = keras.Input(SHAPE)
     model = keras.Model(inputs, [submodel("a")(inputs), submodel("b")(inputs)])
-    check_rewrites(model, times=2)
+    check_rewrites(model, FOLDS, times=2)
 
 
 def test_declines_across_the_border_of_a_submodel():
@@ -224,7 +225,7 @@ def test_declines_across_the_border_of_a_submodel():
     inner = keras.Model(inner_input, Conv2D(4, 3)(inner_input))
     inputs = keras.Input(SHAPE)
     model = randomize(keras.Model(inputs, BatchNormalization()(inner(inputs))))
-    check_equivalent(model, kito.optimize(model))
+    check_equivalent(model, kito.optimize(model, FOLDS))
 
 
 def test_a_deep_nest():
@@ -232,13 +233,13 @@ def test_a_deep_nest():
     for _ in range(50):
         inputs = keras.Input(SHAPE)
         model = keras.Model(inputs, model(inputs))
-    check_rewrites(model, times=1)
+    check_rewrites(model, FOLDS, times=1)
 
 
 def test_a_layer_named_like_another_ones_weight():
     inputs = keras.Input(SHAPE)
     model = keras.Model(inputs, conv_bn(inputs, conv="bias_conv", bn="kernel"))
-    check_rewrites(model, times=1)
+    check_rewrites(model, FOLDS, times=1)
 
 
 def test_the_callers_model_is_not_touched():
@@ -247,7 +248,7 @@ def test_the_callers_model_is_not_touched():
     before = {layer.name: dict(vars(layer)) for layer in model.layers}
     calls = {layer.name: len(layer._inbound_nodes) for layer in model.layers}
     config = model.get_config()
-    kito.optimize(model)
+    kito.optimize(model, FOLDS)
     assert config == model.get_config()
     assert calls == {layer.name: len(layer._inbound_nodes) for layer in model.layers}
     for layer in model.layers:
@@ -263,7 +264,7 @@ def test_training_true_is_kept():
     model = keras.Model(inputs, BatchNormalization(name="bn")(x, training=True))
     randomize(model)
     report = kito.Report()
-    fast = kito.optimize(model, report=report)
+    fast = kito.optimize(model, FOLDS, report=report)
     assert not report.applied
     assert "bn is called with training=True" in report.declined[0].reason
     assert fast.count_params() == model.count_params()
@@ -274,6 +275,6 @@ def test_a_mask_reaches_its_reader():
     x = layers.Embedding(5, 4, mask_zero=True)(inputs)
     x = BatchNormalization()(Dense(3)(x))
     model = keras.Model(inputs, layers.LSTM(2)(x))
-    fast = check_rewrites(model, times=1)
+    fast = check_rewrites(model, FOLDS, times=1)
     data = np.array([[1, 2, 0, 0, 0, 0], [1, 2, 3, 4, 1, 2]])
     assert np.allclose(model.predict_on_batch(data), fast.predict_on_batch(data), atol=1e-6)

@@ -10,6 +10,7 @@ import kito
 from kito import Decline, chain, rule
 from kito.rules.dense import dense_batchnorm
 from kito.testing import check_declines, check_equivalent, check_rewrites, randomize
+from tests.folds import FOLDS
 
 
 def model_of(*layers):
@@ -142,7 +143,7 @@ def test_a_layer_whose_call_was_replaced_is_left_alone():
     model = keras.Sequential([keras.Input((4,)), dense, BatchNormalization()])
     dense.call = lambda x: keras.ops.abs(x[..., :3])
     report = kito.Report()
-    kito.optimize(model, report=report)
+    kito.optimize(model, FOLDS, report=report)
     assert "dense has a `call` of its own" in report.declined[0].reason
 
 
@@ -175,7 +176,7 @@ def test_names_that_are_taken():
     x = shared(Conv2D(3, 1, name="one")(inputs))
     y = shared(Conv2D(3, 1, name="two")(inputs))
     model = keras.Model(inputs, [layers.ReLU()(x), layers.ReLU()(y)])
-    fast = check_rewrites(model, times=2)
+    fast = check_rewrites(model, FOLDS, times=2)
     convs = [layer.name for layer in fast.layers if isinstance(layer, Conv2D)]
     assert sorted(convs) in (["bn", "one"], ["bn", "two"])
 
@@ -185,9 +186,9 @@ def test_the_name_of_an_output_is_not_given_away():
     shared = BatchNormalization(name="bn")
     x = shared(Conv2D(3, 1, name="one")(inputs))
     y = shared(Conv2D(3, 1, name="two")(inputs))
-    check_declines(keras.Model(inputs, [x, y]), reason="bn gives an output its name")
+    check_declines(keras.Model(inputs, [x, y]), FOLDS, reason="bn gives an output its name")
     # Once the other call is gone, the name is free.
-    check_rewrites(keras.Model(inputs, [x, layers.ReLU()(y)]), times=2)
+    check_rewrites(keras.Model(inputs, [x, layers.ReLU()(y)]), FOLDS, times=2)
 
 
 def test_the_definition_of_a_rule_is_checked():
@@ -201,7 +202,7 @@ def test_the_definition_of_a_rule_is_checked():
 
 def test_the_report_tells_old_names_from_new():
     model = model_of(Dense(4, name="d"), BatchNormalization(name="a"), BatchNormalization(name="b"))
-    report = kito.explain(model)
+    report = kito.explain(model, FOLDS)
     assert report.renamed == {"d": "b", "a": "b", "b": "b"}
     assert report.folded == {"dense_batchnorm": 2}
     assert "d -> a" in str(report)

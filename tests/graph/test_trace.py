@@ -8,6 +8,7 @@ from keras.layers import BatchNormalization, Conv2D, Dense
 
 import kito
 from kito.testing import check_equivalent, check_rewrites, randomize
+from tests.folds import FOLDS
 
 SHAPE = (8, 8, 3)
 
@@ -50,7 +51,7 @@ def kept_whole(model, reason):
     """Assert that nothing is rewritten, that the report has the reason, and give the result."""
     randomize(model)
     report = kito.Report()
-    fast = kito.optimize(model, report=report)
+    fast = kito.optimize(model, FOLDS, report=report)
     assert not report.applied
     assert any(reason in note for note in report.notes), report.notes
     return fast
@@ -59,7 +60,7 @@ def kept_whole(model, reason):
 @pytest.mark.parametrize("shape", [SHAPE, (None, None, 3)])
 def test_a_block_is_optimized_inside(shape):
     model = around(Block(name="block"), shape=shape)
-    fast = check_rewrites(model, times=1)
+    fast = check_rewrites(model, FOLDS, times=1)
     assert fast.output_shape == model.output_shape
     assert not any(isinstance(layer, BatchNormalization) for layer in fast._flatten_layers())
     assert isinstance(fast.get_layer("block"), keras.Model)
@@ -69,7 +70,7 @@ def test_the_block_itself_is_not_touched():
     block = Block()
     model = around(block)
     calls = [len(part._inbound_nodes) for part in block._flatten_layers()]
-    check_rewrites(model, times=1)
+    check_rewrites(model, FOLDS, times=1)
     assert calls == [len(part._inbound_nodes) for part in block._flatten_layers()]
 
 
@@ -88,13 +89,13 @@ def test_blocks_in_blocks():
             y = self.blocks[0](x)
             return {"sum": y + self.blocks[1](y), "first": y}
 
-    check_rewrites(around(Stage()), times=2)
+    check_rewrites(around(Stage()), FOLDS, times=2)
 
 
 def test_a_block_that_is_called_twice_is_one_model():
     block = Block(3)
     model = around(block, block)
-    fast = check_rewrites(model, times=1)
+    fast = check_rewrites(model, FOLDS, times=1)
     assert fast.count_params() == model.count_params() - 9
 
 
@@ -108,13 +109,13 @@ def test_a_block_without_anything_to_rewrite_is_kept_as_it_is():
         def call(self, x):
             return self.conv(self.bn(x))
 
-    fast = kito.optimize(randomize(around(Pre(name="pre"))))
+    fast = kito.optimize(randomize(around(Pre(name="pre"))), FOLDS)
     assert type(fast.get_layer("pre")) is Pre
 
 
 def test_a_block_inside_a_sequential():
     model = keras.Sequential([keras.Input(SHAPE), Block(), layers.ReLU()])
-    assert type(check_rewrites(model, times=1)) is keras.Sequential
+    assert type(check_rewrites(model, FOLDS, times=1)) is keras.Sequential
 
 
 def test_a_block_of_several_inputs():
@@ -130,12 +131,12 @@ def test_a_block_of_several_inputs():
             return super().compute_output_shape(x_shape)
 
     inputs, skip = keras.Input(SHAPE), keras.Input((8, 8, 4))
-    check_rewrites(keras.Model([inputs, skip], Merge()(inputs, skip=skip)), times=1)
+    check_rewrites(keras.Model([inputs, skip], Merge()(inputs, skip=skip)), FOLDS, times=1)
 
 
 def test_half_precision_casts_at_the_border():
     keras.config.set_dtype_policy("mixed_bfloat16")
-    check_rewrites(around(Block()), times=1)
+    check_rewrites(around(Block()), FOLDS, times=1)
 
 
 # What a trace does not show, the check on data must find.
@@ -208,7 +209,7 @@ def test_declines_a_block_that_leaves_keras():
     block.build(inputs.shape)
     model = keras.Model(inputs, block(inputs))
     report = kito.Report()
-    kito.optimize(model, report=report)
+    kito.optimize(model, FOLDS, report=report)
     assert not report.applied
 
 
@@ -216,7 +217,7 @@ def test_declines_a_block_with_training_true():
     inputs = keras.Input(SHAPE)
     model = randomize(keras.Model(inputs, Block(name="block")(inputs, training=True)))
     report = kito.Report()
-    kito.optimize(model, report=report)
+    kito.optimize(model, FOLDS, report=report)
     assert "it is called with training=True" in report.notes[0]
 
 
@@ -287,7 +288,7 @@ def test_a_subclassed_model_becomes_functional():
     model(data)
     randomize(model)
     report = kito.Report()
-    fast = kito.optimize(model, report=report)
+    fast = kito.optimize(model, FOLDS, report=report)
     assert len(report.applied) == 1
     assert fast.input_shape == (None, None, None, 3)
     assert np.allclose(fast.predict_on_batch(data), model.predict_on_batch(data), atol=1e-5)
@@ -299,7 +300,7 @@ def test_a_subclassed_model_of_one_size():
     model = FlatNetwork()
     data = np.random.default_rng(0).normal(size=(2, *SHAPE)).astype("float32")
     model(data)
-    fast = kito.optimize(randomize(model))
+    fast = kito.optimize(randomize(model), FOLDS)
     assert fast.input_shape == (None, *SHAPE)
     assert np.allclose(fast.predict_on_batch(data), model.predict_on_batch(data), atol=1e-4)
 
@@ -308,7 +309,7 @@ def test_a_subclassed_model_of_a_dict():
     model = DictNetwork()
     data = {"image": np.ones((2, *SHAPE), "float32"), "offset": np.ones((2, 1, 1, 1), "float32")}
     model(data)
-    fast = kito.optimize(randomize(model))
+    fast = kito.optimize(randomize(model), FOLDS)
     expected, answer = model.predict_on_batch(data), fast.predict_on_batch(data)
     assert expected.keys() == answer.keys()
     for name in expected:
@@ -325,7 +326,7 @@ def test_a_functional_model_with_a_call_of_its_own():
             return super().call(x, training=training) * 2.0
 
     model = randomize(Doubled())
-    fast = kito.optimize(model)
+    fast = kito.optimize(model, FOLDS)
     assert fast.inputs[0].name == "image"
     data = np.random.default_rng(0).normal(size=(2, *SHAPE)).astype("float32")
     assert np.allclose(fast.predict_on_batch(data), model.predict_on_batch(data), atol=1e-5)
@@ -339,7 +340,7 @@ def test_a_subclassed_model_that_can_not_be_traced():
     model = Untraceable()
     model(np.ones((2, *SHAPE), "float32"))
     with pytest.raises(kito.InputError, match=r"can't be traced|one argument"):
-        kito.optimize(model)
+        kito.optimize(model, FOLDS)
 
 
 def test_a_subclassed_model_of_several_arguments():
@@ -350,25 +351,25 @@ def test_a_subclassed_model_of_several_arguments():
     model = Two()
     model(np.ones((2, *SHAPE), "float32"), np.ones((2, 2), "float32"))
     with pytest.raises(kito.InputError, match="does not take its inputs as one argument"):
-        kito.optimize(model)
+        kito.optimize(model, FOLDS)
 
 
 def test_an_unbuilt_model():
     with pytest.raises(kito.InputError, match="is not built"):
-        kito.optimize(Network())
+        kito.optimize(Network(), FOLDS)
     with pytest.raises(kito.InputError, match="is not built"):
-        kito.optimize(keras.Sequential([Dense(3)]))
+        kito.optimize(keras.Sequential([Dense(3)]), FOLDS)
 
 
 def test_not_a_model():
     with pytest.raises(kito.InputError, match=r"expected a keras.Model, got builtins.str"):
-        kito.optimize("model.keras")
+        kito.optimize("model.keras", FOLDS)
 
 
 def test_a_keras_2_model():
     fake = type("Functional", (), {"__module__": "tf_keras.src.engine.functional"})
     with pytest.raises(kito.InputError, match="a tf_keras"):
-        kito.optimize(fake())
+        kito.optimize(fake(), FOLDS)
 
 
 def test_a_functional_model_with_a_class_of_its_own():
@@ -377,7 +378,7 @@ def test_a_functional_model_with_a_class_of_its_own():
             inputs = keras.Input(SHAPE)
             super().__init__(inputs, BatchNormalization()(Conv2D(4, 3)(inputs)), **options)
 
-    fast = check_rewrites(Backbone(name="backbone"), times=1)
+    fast = check_rewrites(Backbone(name="backbone"), FOLDS, times=1)
     assert fast.name == "backbone"
 
 
@@ -443,25 +444,25 @@ def saved_and_loaded(model, folder):
 
 
 def test_what_a_trace_lays_open_can_be_saved(tmp_path):
-    fast = check_rewrites(around(GatedBlock()), times=1)
+    fast = check_rewrites(around(GatedBlock()), FOLDS, times=1)
     check_equivalent(fast, saved_and_loaded(fast, tmp_path))
 
 
 def test_a_trace_with_an_identity_runs_at_any_size():
     inner_input, inputs = keras.Input((None, None, 3)), keras.Input(SHAPE)
     inner = keras.Model(inner_input, GatedBlock()(inner_input))
-    check_rewrites(keras.Model(inputs, inner(inputs)), times=1)
+    check_rewrites(keras.Model(inputs, inner(inputs)), FOLDS, times=1)
 
 
 def test_a_model_with_a_class_of_its_own_keeps_it_where_nothing_is_rewritten(tmp_path):
     model = randomize(GatedNet(4))
-    fast = kito.optimize(model)
+    fast = kito.optimize(model, FOLDS)
     assert type(fast) is GatedNet
     check_equivalent(model, fast)
     check_equivalent(fast, saved_and_loaded(fast, tmp_path))
     inputs = keras.Input(SHAPE)
     outer = keras.Model(inputs, BatchNormalization()(Dense(3)(model(inputs))))
-    assert type(check_rewrites(outer, times=1).layers[1]) is GatedNet
+    assert type(check_rewrites(outer, FOLDS, times=1).layers[1]) is GatedNet
 
 
 # Batch sizes, shapes and names that a trace must not freeze or lose
@@ -490,7 +491,7 @@ class RepeatBlock(Block):
 
 def test_a_batch_size_in_a_reshape_stays_open():
     model = around(HeadsBlock())
-    fast = check_rewrites(model, times=1)
+    fast = check_rewrites(model, FOLDS, times=1)
     assert fast.output_shape == model.output_shape
     for batch in (1, 3):
         data = np.random.default_rng(0).normal(size=(batch, *SHAPE)).astype("float32")
@@ -533,7 +534,7 @@ def test_lays_open_a_block_that_can_not_be_loaded_either():
     class Unregistered(SwishBlock):
         pass
 
-    check_rewrites(around(Unregistered()), times=1)
+    check_rewrites(around(Unregistered()), FOLDS, times=1)
 
 
 def test_an_unfaithful_block_inside_a_faithful_one():
@@ -553,7 +554,7 @@ def test_an_unfaithful_block_inside_a_faithful_one():
     keras.saving.register_keras_serializable("test_trace")(EagerBlock)
     report = kito.Report()
     model = randomize(around(Pair(name="pair")))
-    fast = kito.optimize(model, report=report)
+    fast = kito.optimize(model, FOLDS, report=report)
     assert [applied.path for applied in report.applied] == [("pair", "good")]
     assert [note for note in report.notes if note.startswith("bad (EagerBlock) is kept whole")]
     check_equivalent(model, fast)

@@ -27,9 +27,10 @@ from keras.layers import (
 
 from kito import explain, optimize
 from kito.rules.activation import LINEAR, linear_activation
-from kito.testing import check_declines, check_equivalent, check_rewrites
+from kito.testing import TOLERANCES, check_declines, check_equivalent, check_rewrites
 
 RULES = [linear_activation]
+FLOAT64 = max(1e-10, TOLERANCES["float64"])
 LAYERS = {
     Conv1D: ((4, 3), (7, 3)),
     Conv1DTranspose: ((4, 3), (7, 3)),
@@ -59,7 +60,7 @@ def test_a_linear_layer_applies_the_activation(cls):
     keras.config.set_dtype_policy("float64")
     arguments, shape = LAYERS[cls]
     model = model_of(cls(*arguments), Activation("tanh", name="tanh"), shape=shape)
-    (layer,) = check_rewrites(model, RULES, times=1, tolerance=1e-10).layers
+    (layer,) = check_rewrites(model, RULES, times=1, tolerance=FLOAT64).layers
     assert (type(layer), layer.name) == (cls, "tanh")
     assert layer.activation is keras.activations.tanh
 
@@ -132,7 +133,7 @@ def test_one_activation_layer_of_many_linear_layers():
 def test_applies_it_for_any_shape(name, units, shape, seed):
     keras.config.set_dtype_policy("float64")
     model = model_of(Dense(units), Activation(name), shape=tuple(shape))
-    check_rewrites(model, RULES, times=1, tolerance=1e-10, seed=seed)
+    check_rewrites(model, RULES, times=1, tolerance=FLOAT64, seed=seed)
 
 
 @pytest.mark.parametrize("options", [{"negative_slope": 0.1}, {"threshold": 0.5}])

@@ -16,9 +16,10 @@ from keras.layers import (
 
 from kito import explain
 from kito.rules.global_pooling import POOLING, global_pooling_reshape
-from kito.testing import check_declines, check_rewrites
+from kito.testing import TOLERANCES, check_declines, check_rewrites
 
 RULES = [global_pooling_reshape]
+FLOAT64 = max(1e-10, TOLERANCES["float64"])
 FIRST = {"data_format": "channels_first"}
 
 
@@ -33,7 +34,7 @@ def test_keeps_the_axes(cls):
     model = model_of(
         cls(), Reshape((*[1] * dimensions, 3), name="reshape"), shape=(*[5] * dimensions, 3)
     )
-    (layer,) = check_rewrites(model, RULES, times=1, tolerance=1e-10).layers
+    (layer,) = check_rewrites(model, RULES, times=1, tolerance=FLOAT64).layers
     assert (type(layer), layer.name, layer.keepdims) == (cls, "reshape", True)
 
 
@@ -79,7 +80,7 @@ def test_keeps_the_axes_of_any_shape(sizes, channels, maximum, seed):
     keras.config.set_dtype_policy("float64")
     cls = [cls for cls, dimensions in POOLING.items() if dimensions == len(sizes)][maximum]
     model = model_of(cls(), Reshape((*[1] * len(sizes), channels)), shape=(*sizes, channels))
-    check_rewrites(model, RULES, times=1, tolerance=1e-10, seed=seed)
+    check_rewrites(model, RULES, times=1, tolerance=FLOAT64, seed=seed)
 
 
 @pytest.mark.parametrize("shape", [(1, 3), (3, 1, 1), (1, 3, 1), (1, 1, 1, 3), (3,)])

@@ -18,9 +18,10 @@ from keras.layers import (
 
 from kito import Report, explain, optimize
 from kito.rules.grouped import block_diagonal, grouped_blocks, grouped_depthwise
-from kito.testing import check_declines, check_equivalent, check_rewrites
+from kito.testing import TOLERANCES, check_declines, check_equivalent, check_rewrites
 
 DEPTHWISE = [grouped_depthwise]
+FLOAT64 = max(1e-10, TOLERANCES["float64"])
 BLOCKS = [grouped_blocks]
 IMAGE = (8, 7, 4)
 
@@ -41,7 +42,7 @@ def classes(model):
 def test_becomes_depthwise(multiplier, use_bias):
     keras.config.set_dtype_policy("float64")
     conv = Conv2D(4 * multiplier, 3, groups=4, use_bias=use_bias, activation="tanh", name="conv")
-    fast = check_rewrites(model_of(conv), DEPTHWISE, times=1, tolerance=1e-10)
+    fast = check_rewrites(model_of(conv), DEPTHWISE, times=1, tolerance=FLOAT64)
     (layer,) = fast.layers
     assert type(layer) is DepthwiseConv2D
     assert (layer.name, layer.depth_multiplier, layer.use_bias) == ("conv", multiplier, use_bias)
@@ -103,7 +104,7 @@ def test_becomes_depthwise_with_any_sizes(groups, multiplier, kernel, stride, pa
     keras.config.set_dtype_policy("float64")
     conv = Conv2D(groups * multiplier, kernel, stride, padding, groups=groups)
     model = model_of(conv, (5, 6, groups))
-    check_rewrites(model, DEPTHWISE, times=1, tolerance=1e-10, seed=seed)
+    check_rewrites(model, DEPTHWISE, times=1, tolerance=FLOAT64, seed=seed)
 
 
 def test_depthwise_declines_several_channels_a_group():
@@ -164,7 +165,7 @@ def test_becomes_blocks(channels, use_bias):
     groups = {8: 4, 48: 4, 80: 5}[channels]
     conv = Conv2D(2 * groups, 2, groups=groups, use_bias=use_bias, activation="relu", name="conv")
     model = model_of(conv, (4, 3, channels))
-    fast = check_rewrites(model, BLOCKS, times=1, tolerance=1e-10)
+    fast = check_rewrites(model, BLOCKS, times=1, tolerance=FLOAT64)
     convs = [layer for layer in fast.layers if type(layer) is Conv2D]
     assert len(convs) == {8: 1, 48: 2, 80: 5}[channels]
     assert {(conv.groups, conv.use_bias) for conv in convs} == {(1, use_bias)}
@@ -243,7 +244,7 @@ def test_becomes_blocks_with_any_sizes(groups, inputs, filters, seed):
     keras.config.set_dtype_policy("float64")
     conv = Conv2D(groups * filters, 2, groups=groups)
     model = model_of(conv, (3, 4, groups * inputs))
-    check_rewrites(model, BLOCKS, times=1, tolerance=1e-10, seed=seed)
+    check_rewrites(model, BLOCKS, times=1, tolerance=FLOAT64, seed=seed)
 
 
 def test_a_block_is_zero_where_a_filter_does_not_see_a_channel():

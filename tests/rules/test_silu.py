@@ -21,9 +21,10 @@ from keras.layers import (
 from kito import explain
 from kito.rules.activation import linear_activation
 from kito.rules.silu import LAYERS, silu
-from kito.testing import check_declines, check_rewrites
+from kito.testing import TOLERANCES, check_declines, check_rewrites
 
 RULES = [silu]
+FLOAT64 = max(1e-10, TOLERANCES["float64"])
 SHAPES = {
     Activation: ((), (5, 3)),
     Conv1D: ((4, 3), (7, 3)),
@@ -51,7 +52,7 @@ def test_every_class_is_tested():
 def test_multiplies_by_the_sigmoid(cls):
     keras.config.set_dtype_policy("float64")
     model = model_of(layer_of(cls), shape=SHAPES[cls][1])
-    fast = check_rewrites(model, RULES, times=1, tolerance=1e-10)
+    fast = check_rewrites(model, RULES, times=1, tolerance=FLOAT64)
     assert type(fast.layers[-1]) is Multiply
     assert fast.layers[-1].name == "layer"
 
@@ -66,7 +67,7 @@ def test_computes_in_the_precision_of_the_layer(cls, policy):
 
 def test_does_not_compute_in_the_lower_precision_of_the_input():
     model = model_of(Activation("silu", dtype="float64"), dtype="float16")
-    check_rewrites(model, RULES, times=1, tolerance=1e-10)
+    check_rewrites(model, RULES, times=1, tolerance=FLOAT64)
 
 
 def test_takes_swish_for_silu():
@@ -124,7 +125,7 @@ def test_the_linear_layer_before_it_takes_no_part():
 def test_multiplies_whatever_the_shape(shape, cls, seed):
     keras.config.set_dtype_policy("float64")
     model = model_of(layer_of(cls), shape=(*shape, 3))
-    check_rewrites(model, RULES, times=1, tolerance=1e-10, seed=seed)
+    check_rewrites(model, RULES, times=1, tolerance=FLOAT64, seed=seed)
 
 
 @pytest.mark.parametrize("cls", [Activation, Dense])
