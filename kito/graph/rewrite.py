@@ -24,8 +24,8 @@ from kito.graph.keras_internals import Functional, shell, sublayers
 from kito.report import Applied, Declined, Report
 
 # Why the built-in rules come to an end: each lowers the first of these numbers that it changes.
-#   1. calls in a form that no rule makes: grouped, separable, with silu or gelu, with a window over
-#      the whole input, and SpectralNormalization and TimeDistributed around something to fold;
+#   1. calls in a form that no rule makes: grouped, separable, with silu, with gelu on more than
+#      rows, with a window over the whole input, and SpectralNormalization and TimeDistributed;
 #   2. calls that scale or shift channels: normalizations, and layers and operations with constants;
 #   3. calls.
 # Rules of plugins may not. A rewrite leaves its tail in place, so rules that loop come back to the
