@@ -34,7 +34,7 @@ from kito.rules.batchnorm import channel_axis
 DEPTHWISE: dict[type, type[keras.Layer]] = {Conv1D: DepthwiseConv1D, Conv2D: DepthwiseConv2D}
 # How wide a group gets. Measured: narrower ones leave the processor idle, in wider ones the zeros
 # cost more than they save.
-CHANNELS = 32
+CHANNELS = 16
 # The activations that look at one number at a time. Others, such as softmax, look at all channels.
 ELEMENTWISE = (
     "celu",
@@ -97,7 +97,11 @@ def grouped_depthwise(conv: Node) -> Layer:
     )
 
 
-@rule(chain(conv=where((Conv1D, Conv2D, Conv3D), _is_grouped)), default=("tensorflow", "onnx"))
+@rule(
+    chain(conv=where((Conv1D, Conv2D, Conv3D), _is_grouped)),
+    default=("tensorflow", "onnx"),
+    late=True,  # what follows the convolution goes into one layer more easily than into many
+)
 def grouped_blocks(conv: Node) -> Call:
     """Run a convolution of many narrow groups as a few plain convolutions."""
     if not _obstacle(conv):

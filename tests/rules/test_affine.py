@@ -10,6 +10,7 @@ from keras.layers import BatchNormalization, Conv2D, Dense, Embedding, Normaliza
 from kito import compare, explain, optimize
 from kito.rules.affine_linear import affine_linear
 from kito.testing import check_declines, check_rewrites
+from tests.exact import BOUND, DOUBLE
 
 RULES = [affine_linear]
 VECTOR = np.array([0.5, -2.0, 3.0], "float32")
@@ -54,15 +55,15 @@ def test_arithmetic(function, constant):
 
 @pytest.mark.parametrize("function", ARITHMETIC)
 def test_arithmetic_in_float64(function):
-    keras.config.set_dtype_policy("float64")
-    model = model_of(lambda x: ARITHMETIC[function](x, VECTOR.astype("float64")), dtype="float64")
-    check_rewrites(model, RULES, times=1, tolerance=1e-10)
+    keras.config.set_dtype_policy(DOUBLE)
+    model = model_of(lambda x: ARITHMETIC[function](x, VECTOR.astype(DOUBLE)), dtype=DOUBLE)
+    check_rewrites(model, RULES, times=1, tolerance=BOUND)
 
 
 @pytest.mark.parametrize("function", [lambda x: 0.1 * x + 0.3, lambda x: (1 - x) / 0.7])
 def test_numbers_in_float64(function):
-    keras.config.set_dtype_policy("float64")
-    check_rewrites(model_of(function, dtype="float64"), RULES, times=2, tolerance=1e-10)
+    keras.config.set_dtype_policy(DOUBLE)
+    check_rewrites(model_of(function, dtype=DOUBLE), RULES, times=2, tolerance=BOUND)
 
 
 @pytest.mark.parametrize(
@@ -82,9 +83,9 @@ def test_numbers_in_float64(function):
     ],
 )
 def test_layers_in_float64(layer):
-    keras.config.set_dtype_policy("float64")
-    model = model_of(lambda x: layer()(x), dtype="float64")
-    check_rewrites(model, RULES, times=1, tolerance=1e-10)
+    keras.config.set_dtype_policy(DOUBLE)
+    model = model_of(lambda x: layer()(x), dtype=DOUBLE)
+    check_rewrites(model, RULES, times=1, tolerance=BOUND)
 
 
 @pytest.mark.parametrize("invert", [True, False])
@@ -100,9 +101,9 @@ def test_a_normalization_that_was_adapted(invert):
 @pytest.mark.parametrize("invert", [True, False])
 def test_no_deviation_is_less_than_epsilon(invert):
     # 1e-7: of 0 and 1e-20 Keras makes the same. The mean keeps the shift small.
-    keras.config.set_dtype_policy("float64")
+    keras.config.set_dtype_policy(DOUBLE)
     layer = Normalization(mean=[0.0, 0.0, 1.0], variance=[0.0, 1e-20, 2.0], invert=invert)
-    check_rewrites(model_of(layer, dtype="float64"), RULES, times=1, tolerance=1e-10)
+    check_rewrites(model_of(layer, dtype=DOUBLE), RULES, times=1, tolerance=BOUND)
 
 
 @settings(max_examples=12, deadline=None)
@@ -113,14 +114,14 @@ def test_no_deviation_is_less_than_epsilon(invert):
     spread=st.booleans(),
 )
 def test_random_arithmetic(function, constant, rank, spread):
-    keras.config.set_dtype_policy("float64")
+    keras.config.set_dtype_policy(DOUBLE)
     array = np.array(constant).reshape((1,) * (rank if spread else 0) + (-1,))
     model = model_of(
         lambda x: ARITHMETIC[function](x, array),
         (2,) * (rank - 1) + (len(constant),),
-        dtype="float64",
+        dtype=DOUBLE,
     )
-    check_rewrites(model, RULES, times=1, tolerance=1e-10)
+    check_rewrites(model, RULES, times=1, tolerance=BOUND)
 
 
 @pytest.mark.parametrize("function", [lambda x: 2 / x, lambda x: keras.ops.divide(VECTOR, x)])

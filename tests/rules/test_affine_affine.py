@@ -11,6 +11,7 @@ from keras.layers import BatchNormalization, Normalization, Rescaling
 from kito import explain, optimize
 from kito.rules.affine_affine import affine_affine
 from kito.testing import check_declines, check_rewrites, randomize
+from tests.exact import BOUND, DOUBLE
 
 RULES = [affine_affine]
 VECTOR = np.array([0.5, -2.0, 3.0], "float32")
@@ -37,9 +38,9 @@ def model_of(*row, shape=(5, 4, 3), **inputs):
 @pytest.mark.parametrize("second", KINDS)
 @pytest.mark.parametrize("first", KINDS)
 def test_merges(first, second):
-    keras.config.set_dtype_policy("float64")
-    model = model_of(KINDS[first](), KINDS[second](), dtype="float64")
-    fast = check_rewrites(model, RULES, times=1, tolerance=1e-10)
+    keras.config.set_dtype_policy(DOUBLE)
+    model = model_of(KINDS[first](), KINDS[second](), dtype=DOUBLE)
+    fast = check_rewrites(model, RULES, times=1, tolerance=BOUND)
     [_, layer] = fast.layers
     assert type(layer) is (Rescaling if {first, second} <= SCALARS else BatchNormalization)
 
@@ -97,9 +98,9 @@ def test_merges_operations_in_16_bits():
     seed=st.integers(0, 99),
 )
 def test_random_rows(kinds, shape, seed):
-    keras.config.set_dtype_policy("float64")
-    model = model_of(*(KINDS[kind]() for kind in kinds), shape=shape, dtype="float64")
-    check_rewrites(model, RULES, times=len(kinds) - 1, tolerance=1e-10, seed=seed)
+    keras.config.set_dtype_policy(DOUBLE)
+    model = model_of(*(KINDS[kind]() for kind in kinds), shape=shape, dtype=DOUBLE)
+    check_rewrites(model, RULES, times=len(kinds) - 1, tolerance=BOUND, seed=seed)
 
 
 def test_declines_different_axes():
@@ -123,8 +124,8 @@ def test_declines_a_change_of_dtype():
 
 
 def test_declines_numbers_that_a_rescaling_has_not_in_float64():
-    keras.config.set_dtype_policy("float64")
-    model = model_of(lambda x: x * 0.1 + 0.7, dtype="float64")
+    keras.config.set_dtype_policy(DOUBLE)
+    model = model_of(lambda x: x * 0.1 + 0.7, dtype=DOUBLE)
     check_declines(model, RULES, reason="Keras makes float32 of the numbers")
 
 

@@ -11,6 +11,7 @@ from keras.layers import BatchNormalization, Rescaling
 from kito import explain
 from kito.rules.affine_linear import affine_linear
 from kito.testing import check_declines, check_rewrites, randomize
+from tests.exact import BOUND, DOUBLE
 
 RULES = [affine_linear]
 SHAPES = {1: (9, 4), 2: (9, 8, 4), 3: (6, 7, 8, 4)}
@@ -44,25 +45,25 @@ def model_of(*row, shape=SHAPES[2]):
 @pytest.mark.parametrize("use_bias", [True, False])
 @pytest.mark.parametrize("kind", LINEAR)
 def test_folds(kind, use_bias):
-    keras.config.set_dtype_policy("float64")
+    keras.config.set_dtype_policy(DOUBLE)
     rank, linear = LINEAR[kind]
     model = model_of(
         BatchNormalization(epsilon=0.1),
         linear(use_bias=use_bias, name="linear"),
         shape=SHAPES[rank],
     )
-    fast = check_rewrites(model, RULES, times=1, tolerance=1e-10)
+    fast = check_rewrites(model, RULES, times=1, tolerance=BOUND)
     assert [layer.name for layer in fast.layers] == ["linear"]
     assert fast.layers[0].use_bias
 
 
 @pytest.mark.parametrize("kind", [*LINEAR, *TRANSPOSED])
 def test_folds_a_scale_where_the_layer_pads(kind):
-    keras.config.set_dtype_policy("float64")
+    keras.config.set_dtype_policy(DOUBLE)
     rank, linear = (LINEAR | TRANSPOSED)[kind]
     options = {} if kind == "Dense" else {"padding": "same"}
     model = model_of(scaling(), linear(use_bias=False, **options), shape=SHAPES[rank])
-    fast = check_rewrites(model, RULES, times=1, tolerance=1e-10)
+    fast = check_rewrites(model, RULES, times=1, tolerance=BOUND)
     assert not fast.layers[0].use_bias
 
 
@@ -119,9 +120,9 @@ def test_folds_where_sizes_are_not_known():
     ],
 )
 def test_a_map_passes(row):
-    keras.config.set_dtype_policy("float64")
+    keras.config.set_dtype_policy(DOUBLE)
     model = model_of(BatchNormalization(), *row(), layers.Dense(3))
-    check_rewrites(model, RULES, times=1, tolerance=1e-10)
+    check_rewrites(model, RULES, times=1, tolerance=BOUND)
 
 
 def test_a_map_passes_bilinear_upsampling():  # which TensorFlow computes in float32
@@ -153,9 +154,9 @@ def test_a_number_passes_where_sizes_are_not_known():
     ],
 )
 def test_a_scale_passes(row):
-    keras.config.set_dtype_policy("float64")
+    keras.config.set_dtype_policy(DOUBLE)
     model = model_of(scaling(), *row(), layers.Dense(3))
-    check_rewrites(model, RULES, times=1, tolerance=1e-10)
+    check_rewrites(model, RULES, times=1, tolerance=BOUND)
 
 
 @pytest.mark.parametrize("layer", [lambda: layers.MaxPooling2D(2), layers.GlobalMaxPooling2D])
@@ -187,13 +188,13 @@ def test_a_map_passes_in_any_rank(rank):
     seed=st.integers(0, 99),
 )
 def test_random_shapes(channels, size, window, filters, groups, flat, seed):
-    keras.config.set_dtype_policy("float64")
+    keras.config.set_dtype_policy(DOUBLE)
     groups = channels if groups else 1
     row = [layers.Conv2D(groups * filters, window, groups=groups)]
     if flat:
         row = [layers.AveragePooling2D(window), layers.Flatten(), layers.Dense(filters)]
     model = model_of(BatchNormalization(), *row, shape=(size, size + 1, channels))
-    check_rewrites(model, RULES, times=1, tolerance=1e-10, seed=seed)
+    check_rewrites(model, RULES, times=1, tolerance=BOUND, seed=seed)
 
 
 @pytest.mark.parametrize("kind", [kind for kind in LINEAR if kind != "Dense"])

@@ -11,6 +11,7 @@ from keras.layers import BatchNormalization, Conv2D, Dense
 from kito import compare, explain, optimize
 from kito.rules.batchnorm_backward import linear_moves_batchnorm
 from kito.testing import check_declines, check_rewrites, randomize
+from tests.exact import BOUND, DOUBLE
 
 RULES = [linear_moves_batchnorm]
 SHAPES = {1: (9, 3), 2: (9, 8, 3), 3: (6, 7, 8, 3)}
@@ -52,11 +53,11 @@ def set_positive(bn, shift=0.0):
 @pytest.mark.parametrize("kind", LINEAR)
 def test_folds(kind):
     rank, linear = LINEAR[kind]
-    dtype = "float32" if rank == 3 else "float64"  # TensorFlow has no AvgPool3D of float64
+    dtype = "float32" if rank == 3 else DOUBLE  # TensorFlow has no AvgPool3D of float64
     keras.config.set_dtype_policy(dtype)
     pooling = getattr(layers, f"AveragePooling{rank}D")(2, name="pooling")
     model = model_of(linear(), pooling, BatchNormalization(name="bn"), shape=SHAPES[rank])
-    tolerance = 1e-5 if rank == 3 else 1e-10
+    tolerance = 1e-5 if rank == 3 else BOUND
     fast = check_rewrites(model, RULES, times=1, tolerance=tolerance)
     assert [type(layer) for layer in fast.layers] == [type(linear()), type(pooling)]
     assert fast.layers[0].use_bias
@@ -64,9 +65,9 @@ def test_folds(kind):
 
 @pytest.mark.parametrize("moving", MOVING)
 def test_moves_past(moving):
-    keras.config.set_dtype_policy("float64")
+    keras.config.set_dtype_policy(DOUBLE)
     model = model_of(Conv2D(4, 3), MOVING[moving](), BatchNormalization(epsilon=0.1))
-    check_rewrites(model, RULES, times=1, tolerance=1e-10)
+    check_rewrites(model, RULES, times=1, tolerance=BOUND)
 
 
 def test_moves_past_bilinear_upsampling():  # which TensorFlow computes in float32
@@ -134,11 +135,11 @@ def test_folds_where_the_numbers_allow_it(layer, shift):
     seed=st.integers(0, 99),
 )
 def test_random_rows(filters, size, moving, end, seed):
-    keras.config.set_dtype_policy("float64")
+    keras.config.set_dtype_policy(DOUBLE)
     row = [MOVING[kind]() for kind in [*moving, end]]
     model = model_of(Conv2D(filters, 2), *row, BatchNormalization(), shape=(size, size, 2))
     if all(layer.output.shape[1:] != layer.input.shape[1:] for layer in row):
-        check_rewrites(model, RULES, times=1, tolerance=1e-10, seed=seed)
+        check_rewrites(model, RULES, times=1, tolerance=BOUND, seed=seed)
 
 
 def test_declines_an_activation():

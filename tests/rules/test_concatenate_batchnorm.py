@@ -10,6 +10,7 @@ from keras.layers import BatchNormalization, Concatenate, Conv2D, Dense
 from kito import explain
 from kito.rules.concatenate_batchnorm import concatenate_batchnorm
 from kito.testing import check_declines, check_rewrites
+from tests.exact import BOUND, DOUBLE
 
 RULES = [concatenate_batchnorm]
 
@@ -21,7 +22,7 @@ def model_of(*branches, axis=-1, bn=None, shape=(9, 8, 3)):
 
 
 def test_folds():
-    keras.config.set_dtype_policy("float64")
+    keras.config.set_dtype_policy(DOUBLE)
     model = model_of(
         Conv2D(5, 3, padding="same", use_bias=False, name="one"),
         layers.DepthwiseConv2D(3, padding="same", depth_multiplier=2, name="two"),
@@ -29,7 +30,7 @@ def test_folds():
         layers.Conv2DTranspose(2, 3, padding="same", name="four"),
         Dense(1, name="five"),
     )
-    fast = check_rewrites(model, RULES, times=1, tolerance=1e-10)
+    fast = check_rewrites(model, RULES, times=1, tolerance=BOUND)
     names = {layer.name for layer in fast.layers[1:]}
     assert names == {"one", "two", "three", "four", "five", "bn"}
     assert type(fast.get_layer("bn")) is Concatenate
@@ -79,9 +80,9 @@ def test_folds_several_in_a_row():
     seed=st.integers(0, 99),
 )
 def test_random_widths(widths, window, use_bias, seed):
-    keras.config.set_dtype_policy("float64")
+    keras.config.set_dtype_policy(DOUBLE)
     convs = [Conv2D(width, window, use_bias=use_bias) for width in widths]
-    check_rewrites(model_of(*convs), RULES, times=1, tolerance=1e-10, seed=seed)
+    check_rewrites(model_of(*convs), RULES, times=1, tolerance=BOUND, seed=seed)
 
 
 def test_declines_an_activation_of_one_branch():

@@ -159,15 +159,15 @@ def test_declines_an_activation_that_the_configuration_does_not_carry():
 
 
 @pytest.mark.parametrize("use_bias", [True, False])
-@pytest.mark.parametrize("channels", [8, 48, 80])  # one block, two, five without any zeros
+@pytest.mark.parametrize("channels", [8, 24, 80])  # one block, two, five without any zeros
 def test_becomes_blocks(channels, use_bias):
     keras.config.set_dtype_policy("float64")
-    groups = {8: 4, 48: 4, 80: 5}[channels]
+    groups = {8: 4, 24: 4, 80: 5}[channels]
     conv = Conv2D(2 * groups, 2, groups=groups, use_bias=use_bias, activation="relu", name="conv")
     model = model_of(conv, (4, 3, channels))
     fast = check_rewrites(model, BLOCKS, times=1, tolerance=FLOAT64)
     convs = [layer for layer in fast.layers if type(layer) is Conv2D]
-    assert len(convs) == {8: 1, 48: 2, 80: 5}[channels]
+    assert len(convs) == {8: 1, 24: 2, 80: 5}[channels]
     assert {(conv.groups, conv.use_bias) for conv in convs} == {(1, use_bias)}
     assert type(fast.layers[-1]) is (Conv2D if channels == 8 else Concatenate)
     assert fast.layers[-1].name == "conv"
@@ -176,11 +176,11 @@ def test_becomes_blocks(channels, use_bias):
 @pytest.mark.parametrize(
     ("cls", "shape", "options"),
     [
-        (Conv1D, (9, 48), {"strides": 2, "padding": "same"}),
-        (Conv1D, (9, 48), {"padding": "causal"}),
-        (Conv2D, (8, 7, 48), {"strides": (1, 2)}),
-        (Conv2D, (8, 7, 48), {"dilation_rate": 2, "padding": "same"}),
-        (Conv3D, (4, 5, 4, 48), {"strides": 3, "kernel_size": 2}),
+        (Conv1D, (9, 24), {"strides": 2, "padding": "same"}),
+        (Conv1D, (9, 24), {"padding": "causal"}),
+        (Conv2D, (8, 7, 24), {"strides": (1, 2)}),
+        (Conv2D, (8, 7, 24), {"dilation_rate": 2, "padding": "same"}),
+        (Conv3D, (4, 5, 4, 24), {"strides": 3, "kernel_size": 2}),
     ],
     ids=str,
 )
@@ -204,29 +204,29 @@ def test_becomes_blocks_where_it_cannot_be_depthwise(cls, shape, options):
 
 
 def test_becomes_blocks_of_a_batch_of_a_fixed_size():
-    model = model_of(Conv2D(8, 3, groups=4), None, batch_shape=(3, None, 8, 48))
+    model = model_of(Conv2D(8, 3, groups=4), None, batch_shape=(3, None, 8, 24))
     assert check_rewrites(model, BLOCKS, times=1).output_shape == (3, None, 6, 8)
 
 
 def test_becomes_blocks_in_low_precision():
     keras.config.set_dtype_policy("mixed_float16")
-    model = model_of(Conv2D(8, 3, groups=4), (8, 7, 48))
+    model = model_of(Conv2D(8, 3, groups=4), (8, 7, 24))
     assert check_rewrites(model, BLOCKS, times=1).output.dtype == "float16"
 
 
 def test_becomes_blocks_channels_first():
     conv = Conv2D(8, 3, groups=4, padding="same", data_format="channels_first")
-    check_rewrites(model_of(conv, (48, 6, 7)), BLOCKS, times=1)
+    check_rewrites(model_of(conv, (24, 6, 7)), BLOCKS, times=1)
 
 
 def test_blocks_can_be_saved(tmp_path):
-    model = model_of(Conv2D(8, 3, groups=4), (8, 7, 48))
+    model = model_of(Conv2D(8, 3, groups=4), (8, 7, 24))
     check_rewrites(model, BLOCKS, times=1).save(tmp_path / "fast.keras")
     check_equivalent(model, keras.models.load_model(tmp_path / "fast.keras"))
 
 
 def test_the_calls_of_a_shared_convolution_share_the_blocks():
-    inputs = [keras.Input((6, 6, 48)), keras.Input((5, 7, 48))]
+    inputs = [keras.Input((6, 6, 24)), keras.Input((5, 7, 24))]
     conv = Conv2D(8, 3, groups=4)
     model = keras.Model(inputs, [Add()([conv(x), conv(x)]) for x in inputs])
     fast = check_rewrites(model, BLOCKS, times=4)
@@ -259,7 +259,7 @@ def test_blocks_decline_what_can_be_depthwise():
 
 @pytest.mark.parametrize("activation", ["softmax", "log_softmax", "glu"])
 def test_blocks_decline_an_activation_of_all_filters(activation):
-    model = model_of(Conv2D(8, 3, groups=4, activation=activation), (8, 7, 48))
+    model = model_of(Conv2D(8, 3, groups=4, activation=activation), (8, 7, 24))
     check_declines(model, BLOCKS, reason=f"its activation ({activation}) to all filters together")
 
 
@@ -271,18 +271,18 @@ def test_one_block_keeps_an_activation_of_all_filters():
 @pytest.mark.parametrize("width", [4, 8])  # a block has 4 filters, the convolution 8
 def test_blocks_decline_a_bias_that_keras_adds_along_another_axis(width):
     conv = Conv2D(8, 3, groups=4, padding="same", data_format="channels_first")
-    check_declines(model_of(conv, (48, 8, width)), BLOCKS, reason="adds a bias along the wrong axi")
+    check_declines(model_of(conv, (24, 8, width)), BLOCKS, reason="adds a bias along the wrong axi")
 
 
 def test_blocks_decline_a_bias_where_the_last_axis_is_not_known():
     conv = Conv2D(8, 3, groups=4, data_format="channels_first")
-    (declined,) = explain(model_of(conv, (48, 8, None)), BLOCKS).declined
+    (declined,) = explain(model_of(conv, (24, 8, None)), BLOCKS).declined
     assert "adds a bias along the wrong axis" in declined.reason
 
 
 def test_blocks_need_no_bias_to_be_channels_first():
     conv = Conv2D(8, 3, groups=4, padding="same", data_format="channels_first", use_bias=False)
-    check_rewrites(model_of(conv, (48, 8, 8)), BLOCKS, times=1)
+    check_rewrites(model_of(conv, (24, 8, 8)), BLOCKS, times=1)
 
 
 def test_blocks_decline_what_tensorflow_would_fuse():

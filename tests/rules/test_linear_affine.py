@@ -11,6 +11,7 @@ from keras.layers import Conv2D, Dense, Normalization, Rescaling
 from kito import explain
 from kito.rules.linear_affine import linear_affine
 from kito.testing import check_declines, check_rewrites, randomize
+from tests.exact import BOUND, DOUBLE
 
 RULES = [linear_affine]
 SHAPES = {1: (9, 3), 2: (9, 8, 3), 3: (6, 7, 8, 3)}
@@ -45,11 +46,11 @@ def model_of(linear, function, shape=SHAPES[2], **inputs):
 @pytest.mark.parametrize("use_bias", [True, False])
 @pytest.mark.parametrize("kind", LINEAR)
 def test_folds(kind, use_bias):
-    keras.config.set_dtype_policy("float64")
+    keras.config.set_dtype_policy(DOUBLE)
     rank, linear = LINEAR[kind]
     affine = Rescaling([*VECTOR], offset=[*-VECTOR], name="affine")
-    model = model_of(linear(use_bias=use_bias), affine, SHAPES[rank], dtype="float64")
-    fast = check_rewrites(model, RULES, times=1, tolerance=1e-10)
+    model = model_of(linear(use_bias=use_bias), affine, SHAPES[rank], dtype=DOUBLE)
+    fast = check_rewrites(model, RULES, times=1, tolerance=BOUND)
     assert fast.layers[-1].name == "affine"
     assert fast.layers[-1].use_bias
 
@@ -74,9 +75,9 @@ def test_a_scale_needs_no_bias(kind):
     ],
 )
 def test_folds_any_affine_map(function):
-    keras.config.set_dtype_policy("float64")
-    model = model_of(Dense(6), function, dtype="float64")
-    check_rewrites(model, RULES, times=1, tolerance=1e-10)
+    keras.config.set_dtype_policy(DOUBLE)
+    model = model_of(Dense(6), function, dtype=DOUBLE)
+    check_rewrites(model, RULES, times=1, tolerance=BOUND)
 
 
 def test_folds_several_in_a_row():
@@ -93,11 +94,11 @@ def test_folds_several_in_a_row():
     seed=st.integers(0, 99),
 )
 def test_random_layers(kind, padding, strides, numbers, seed):
-    keras.config.set_dtype_policy("float64")
+    keras.config.set_dtype_policy(DOUBLE)
     rank, linear = LINEAR[kind]
     options = {} if kind == "Dense" else {"padding": padding, "strides": strides}
     model = model_of(linear(**options), lambda x: x * np.array(numbers) + 1, SHAPES[rank])
-    check_rewrites(model, RULES, times=2, tolerance=1e-10, seed=seed)
+    check_rewrites(model, RULES, times=2, tolerance=BOUND, seed=seed)
 
 
 def test_folds_channels_first():
