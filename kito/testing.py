@@ -141,7 +141,9 @@ def check_equivalent(
         AssertionError: with the figures.
     """
     if tolerance is None:
+        # Those of the tensors too: operations of keras.ops compute in the dtype of what they read.
         dtypes = {layer.compute_dtype for layer in sublayers(model)}
+        dtypes |= {tensor.dtype for tensor in (*model.inputs, *model.outputs)}
         tolerance = max(TOLERANCES.get(str(dtype), 0.0) for dtype in dtypes)
     for one, other in zip(model.outputs, fast.outputs, strict=True):
         # Of plain layers Keras may infer a size that it did not infer of the layer around them.
