@@ -295,6 +295,7 @@ class Graph:
         inputs, outputs: the model's structures, with a Ref for each tensor.
         rewritten: whether a rule changed something here.
         source: the model that the graph was lifted from.
+        shapes_are_right: whether the shapes that Keras shows are those of the tensors.
         traced: whether it is the record of the calls of a layer or model that is written in Python.
         dag: the `networkx.MultiDiGraph`. A multigraph, for `Add()([x, x])` has two equal edges.
     """
@@ -307,6 +308,7 @@ class Graph:
         self.outputs: Any = []
         self.rewritten = False
         self.source: Any = None
+        self.shapes_are_right = True
         self.traced = False
         self.dag = nx.MultiDiGraph()
         self._next = 0

@@ -13,7 +13,6 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import keras
-import networkx as nx
 
 from kito.errors import InputError
 from kito.graph.copying import can_copy, can_load
@@ -51,6 +50,8 @@ def lift(
     graph = lifter.graph(model) if is_graph_model(model) else lifter.subclassed(model)
     lifter.expand(graph)
     lifter.doubt(graph)
+    if not graph.shapes_are_right:
+        lifter.put_all_back(graph)
     return graph
 
 
@@ -176,10 +177,8 @@ class _Lifter:
                 except UntraceableError as error:
                     self.keep_whole(layer, str(error))
                     self.put_back(graph, layer)
-                    if isinstance(error, WrongShapeError):
-                        for each in nx.descendants(nested.dag, node.id):
-                            if nested[each].layer in self._traces:
-                                self.put_back(graph, nested[each].layer)
+                    # What follows has wrong shapes too, and can be run, but not rebuilt otherwise.
+                    graph.shapes_are_right &= not isinstance(error, WrongShapeError)
 
     def faithful(self, layer: Layer) -> list[Layer]:
         """The composites inside a composite that were found to be faithful together with it.
@@ -202,6 +201,11 @@ class _Lifter:
             except UntraceableError as error:
                 reason = error
         raise reason
+
+    def put_all_back(self, graph: Graph) -> None:
+        for layer in self._traces:
+            self.put_back(graph, layer)
+        self._report.notes.append("nothing is rewritten, because shapes of the model are wrong")
 
     def put_back(self, graph: Graph, layer: Layer) -> None:
         whole = replace(layer, graph=None)

@@ -101,6 +101,8 @@ class _Rewriter:
         self.applied: list[_Done] = []
 
     def run(self) -> None:
+        if not self.graphs[0].shapes_are_right:
+            return
         self.to_fixed_point([rule for rule in self.all_rules if not rule.late])
         self.to_fixed_point(self.all_rules)
         self.undo_idle()
