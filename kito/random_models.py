@@ -785,6 +785,8 @@ def check(model: keras.Model, rules: Sequence[str | Rule] | None = None) -> Repo
         before = _state(model, inputs)
     except Exception:
         hypothesis.reject()  # Keras infers a wrong shape, builds the model, and can't run it
+    if not _is_as_inferred(model, before["outputs"]):
+        hypothesis.reject()
     report = Report()
     fast = optimize(model, rules, report=report)
     fast.run_eagerly = True
@@ -814,6 +816,16 @@ def check(model: keras.Model, rules: Sequence[str | Rule] | None = None) -> Repo
     if error is not None and _lost_in_a_file(model, inputs) is None:
         raise AssertionError(f"the model can be saved and loaded, the result can't: {error}")
     return report
+
+
+def _is_as_inferred(model: keras.Model, outputs: Any) -> bool:
+    """Whether the outputs have the shapes that Keras inferred of them."""
+    pairs = zip(model.outputs, keras.tree.flatten(outputs), strict=True)
+    return all(
+        len(spec.shape) == output.ndim
+        and all(known in (None, size) for known, size in zip(spec.shape, output.shape, strict=True))
+        for spec, output in pairs
+    )
 
 
 def _more_precise(model: keras.Model, inputs: Any) -> keras.Model:

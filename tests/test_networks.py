@@ -39,7 +39,7 @@ def test_the_difference_shows_a_single_wrong_channel():
     network = NETWORKS[0]
     model = network.build(size=SIZE)
     randomize(model)
-    fast = kito.optimize(model)
+    fast = kito.optimize(model, NORMALIZATION_RULES)
     bias = fast.get_layer("conv_pw_6_bn").bias
     bias.assign(np.asarray(bias) * np.where(np.arange(bias.shape[0]) == 3, -1, 1))
     assert difference(model, fast, "float32") > BOUNDS["float32"]

