@@ -1,6 +1,8 @@
 """What is optimized for a runtime is exported to it and gives the same answers there."""
 
+import runpy
 from importlib.util import find_spec
+from pathlib import Path
 
 import keras
 import numpy as np
@@ -8,7 +10,6 @@ import pytest
 from keras import layers
 
 import kito
-from benchmarks.runtimes import RUNTIMES
 from kito.testing import randomize
 
 pytestmark = [
@@ -21,6 +22,8 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore::DeprecationWarning"),
 ]
 
+BENCHMARKS = Path(__file__).resolve().parent.parent / "benchmarks"
+RUNTIMES = runpy.run_path(str(BENCHMARKS / "runtimes.py"))["RUNTIMES"]
 EXPORTS = ("onnx", "openvino", "litert")
 SHAPE = (16, 16, 8)
 BOUND = 1e-5  # of the largest output

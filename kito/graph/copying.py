@@ -112,6 +112,8 @@ def copy_state(source: keras.Layer, copy: keras.Layer) -> None:
         # A copy: on JAX, `predict` gives the memory of a model's variables away while it runs.
         new.assign(keras.ops.copy(old))
     for old_part, new_part in zip(sublayers(source), sublayers(copy), strict=True):
+        if "call" in vars(old_part):
+            raise CannotCopyError(f"{old_part.name} has a `call` of its own, not that of its class")
         if old_part.dtype_policy != new_part.dtype_policy:
             raise CannotCopyError(f"its configuration gives {new_part.name} another dtype policy")
         if not names_activations(old_part):
