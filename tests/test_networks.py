@@ -23,6 +23,8 @@ def difference(model, fast, dtype):
 @pytest.mark.parametrize("dtype", BOUNDS)
 @pytest.mark.parametrize("network", NETWORKS, ids=lambda network: network.name)
 def test_network(network, dtype):
+    if keras.backend.backend() == "torch" and network.name.startswith("NASNet"):
+        pytest.skip("keras.applications has no NASNet on PyTorch")
     keras.config.set_dtype_policy(dtype)
     model = network.build(size=SIZE)
     randomize(model)
