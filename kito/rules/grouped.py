@@ -29,7 +29,7 @@ from numpy.typing import NDArray
 
 from kito.definition import Call, Decline, Layer, Node, chain, rule, where
 from kito.graph.keras_internals import SplitOperation
-from kito.rules.batchnorm import channel_axis
+from kito.rules.batchnorm import channel_axis, check_bias
 
 DEPTHWISE: dict[type, type[keras.Layer]] = {Conv1D: DepthwiseConv1D, Conv2D: DepthwiseConv2D}
 # How wide a group gets. Measured: narrower ones leave the processor idle, in wider ones the zeros
@@ -81,6 +81,8 @@ def grouped_depthwise(conv: Node) -> Layer:
     """Make a convolution with one input channel a group depthwise."""
     if obstacle := _obstacle(conv):
         raise Decline(obstacle)
+    if conv.use_bias:  # which Keras adds along the wrong axis to one of the two, in some versions
+        check_bias(conv, channel_axis(conv))
     *window, _, filters = conv.kernel.shape
     multiplier = filters // conv.groups
     weights = {"kernel": conv.kernel.reshape(*window, conv.groups, multiplier)}

@@ -69,10 +69,20 @@ def test_becomes_depthwise_with_one_dilation_for_each_axis():
     check_rewrites(model_of(conv), DEPTHWISE, times=1)
 
 
-@pytest.mark.parametrize("width", [4, 7, 8])  # as many as the channels, the filters, neither
+@pytest.mark.parametrize("width", [4, 7])  # as many as the channels, and not
 def test_becomes_depthwise_channels_first(width):
     conv = Conv2D(8, 3, groups=4, padding="same", data_format="channels_first")
     check_rewrites(model_of(conv, (4, 6, width)), DEPTHWISE, times=1)
+
+
+def test_declines_a_bias_that_may_be_added_along_the_wrong_axis():
+    conv = Conv2D(8, 3, groups=4, padding="same", data_format="channels_first", name="conv")
+    check_declines(model_of(conv, (4, 6, 8)), DEPTHWISE, reason="conv is channels_first")
+
+
+def test_becomes_depthwise_without_a_bias_whatever_the_width():
+    conv = Conv2D(8, 3, groups=4, padding="same", data_format="channels_first", use_bias=False)
+    check_rewrites(model_of(conv, (4, 6, 8)), DEPTHWISE, times=1)
 
 
 @pytest.mark.parametrize("policy", ["mixed_bfloat16", "float16"])
