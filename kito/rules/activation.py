@@ -5,39 +5,12 @@ from __future__ import annotations
 from typing import Any
 
 import keras
-from keras.layers import (
-    Activation,
-    Conv1D,
-    Conv1DTranspose,
-    Conv2D,
-    Conv2DTranspose,
-    Conv3D,
-    Conv3DTranspose,
-    Dense,
-    DepthwiseConv1D,
-    DepthwiseConv2D,
-    EinsumDense,
-    ReLU,
-    SeparableConv1D,
-    SeparableConv2D,
-)
+from keras.layers import Activation, EinsumDense, ReLU
 
 from kito.definition import Decline, Layer, Node, chain, rule, where
+from kito.rules import linear as linear_layers
 
-LINEAR = (
-    Conv1D,
-    Conv1DTranspose,
-    Conv2D,
-    Conv2DTranspose,
-    Conv3D,
-    Conv3DTranspose,
-    Dense,
-    DepthwiseConv1D,
-    DepthwiseConv2D,
-    EinsumDense,
-    SeparableConv1D,
-    SeparableConv2D,
-)
+LINEAR = (*linear_layers.LINEAR, EinsumDense)
 
 
 def function_of(layer: Node) -> Any:

@@ -120,8 +120,8 @@ def scaled(kernel: NDArray[Any], scale: Float64) -> NDArray[Any]:
 
 
 def channel_axis(conv: Node) -> int:
-    """The axis of the channels in the layout that a convolution was given."""
-    return 1 if conv.data_format == "channels_first" else -1
+    """The axis of the channels of a linear layer, in the layout that it was given, if any."""
+    return 1 if conv.layer.config.get("data_format") == "channels_first" else -1
 
 
 def bias_of(linear: Node) -> Float64 | float:

@@ -36,8 +36,7 @@ LINEAR = tuple(SCALED_AND_SHIFTED)
 
 def linear_axis(linear: Node) -> int:
     """The axis of the channels, of the input as of the output, counted from the front."""
-    axis = -1 if linear.layer.cls is layers.Dense else channel_axis(linear)
-    return axis % len(linear.output.shape)
+    return channel_axis(linear) % len(linear.output.shape)
 
 
 def folded(linear: Node, affine: Node, scale: Float64, shift: Float64) -> Layer:
@@ -52,6 +51,6 @@ def folded(linear: Node, affine: Node, scale: Float64, shift: Float64) -> Layer:
     """
     check_activation(affine, linear)
     if linear.use_bias or shift.any():
-        check_bias(linear, -1 if linear.layer.cls is layers.Dense else channel_axis(linear))
+        check_bias(linear, channel_axis(linear))
     check_range(affine, linear, scale)
     return SCALED_AND_SHIFTED[linear.layer.cls](linear, scale, shift)

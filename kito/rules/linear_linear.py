@@ -17,23 +17,18 @@ product has 262,144. The measure is the number of multiplications.
 import math
 from typing import Any
 
-import keras
 import numpy as np
 from keras.layers import Conv1D, Conv2D, Conv3D, Dense, DepthwiseConv1D, DepthwiseConv2D
 
 from kito.definition import Decline, Layer, Node, chain, rule, where
-from kito.rules.batchnorm import FLOAT16_RANGE, Float64, bias_of, check_bias
+from kito.rules.activation import is_linear
+from kito.rules.batchnorm import FLOAT16_RANGE, Float64, bias_of, channel_axis, check_bias
 
 LINEAR = (Conv1D, Conv2D, Conv3D, Dense)
 DEPTHWISE = {DepthwiseConv1D: Conv1D, DepthwiseConv2D: Conv2D}
 
 
-def _has_no_activation(layer: Node) -> bool:
-    activation = keras.activations.get(layer.layer.config["activation"])
-    return activation is keras.activations.linear
-
-
-@rule(chain(first=where((*LINEAR, *DEPTHWISE), _has_no_activation), second=LINEAR))
+@rule(chain(first=where((*LINEAR, *DEPTHWISE), is_linear), second=LINEAR))
 def linear_linear(first: Node, second: Node) -> Layer:
     """Merge two linear layers, if one takes fewer multiplications."""
     _check_tensors(first, second)
@@ -53,17 +48,13 @@ def linear_linear(first: Node, second: Node) -> Layer:
 def _check_tensors(first: Node, second: Node) -> None:
     if second.output.dtype != first.output.dtype:
         raise Decline(f"{second.name} turns {first.output.dtype} into {second.output.dtype}")
-    if _channel_axis(first) != _channel_axis(second):
+    if channel_axis(first) != channel_axis(second):
         raise Decline(f"{first.name} and {second.name} have their channels on different axes")
     for each in (first, second):
         if each.layer.config.get("groups", 1) > 1:
             raise Decline(f"{each.name} has groups, and a merged kernel would mix these")
         if each.use_bias:
-            check_bias(each, _channel_axis(each))
-
-
-def _channel_axis(layer: Node) -> int:
-    return 1 if layer.layer.config.get("data_format") == "channels_first" else -1
+            check_bias(each, channel_axis(each))
 
 
 def _check_multiplications(first: Node, second: Node) -> None:
@@ -84,7 +75,7 @@ def _check_multiplications(first: Node, second: Node) -> None:
 def _positions(layer: Node) -> int:
     """How often the kernel is applied to a sample; a size that is not known counts as 1."""
     sizes = list(layer.output.shape[1:])
-    sizes.pop(0 if _channel_axis(layer) == 1 else -1)
+    sizes.pop(0 if channel_axis(layer) == 1 else -1)
     return math.prod(size or 1 for size in sizes)
 
 

@@ -7,6 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from keras.layers import Conv1D, Conv2D, Conv3D, Dense, DepthwiseConv1D, DepthwiseConv2D
 
+import kito
 from kito import Report, explain, optimize
 from kito.rules.linear_linear import linear_linear
 from kito.testing import check_declines, check_equivalent, check_rewrites, randomize
@@ -255,3 +256,8 @@ def test_declines_float16_out_of_range(factor):
 def test_merges_float16_in_range():
     keras.config.set_dtype_policy("mixed_float16")
     check_rewrites(model_of(Dense(8), Dense(4)), RULES, times=1)
+
+
+def test_leaves_an_activation_alone_that_nobody_registered():
+    model = keras.Sequential([keras.Input((4,)), Dense(3, activation=lambda x: x * x), Dense(2)])
+    assert not kito.explain(model, RULES).applied
