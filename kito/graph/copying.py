@@ -15,7 +15,7 @@ from typing import Any
 import keras
 import numpy as np
 
-from kito.graph.keras_internals import own_attributes, sublayers
+from kito.graph.keras_internals import complete_config, own_attributes, sublayers
 
 
 class CannotCopyError(Exception):
@@ -73,12 +73,12 @@ def copy_structure(layer: keras.Layer) -> keras.Layer:
     """A second layer of the same configuration, not yet built."""
     with policy_of(layer):
         try:
-            copy = type(layer).from_config(layer.get_config())
+            copy = type(layer).from_config(complete_config(layer))
         except Exception:
             # Classes that nobody registered: those inside the layer are known all the same.
             classes = {type(part).__name__: type(part) for part in sublayers(layer)}
             with keras.saving.custom_object_scope(classes):
-                copy = type(layer).from_config(layer.get_config())
+                copy = type(layer).from_config(complete_config(layer))
     # SpatialDropout leaves the policy out of its configuration, layers without a `get_config` of
     # their own leave out the name.
     copy.dtype_policy = layer.dtype_policy

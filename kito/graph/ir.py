@@ -20,6 +20,7 @@ import networkx as nx
 import numpy as np
 
 from kito.errors import GraphError
+from kito.graph.keras_internals import complete_config
 
 # What training needs and inference does not: none of it says anything about rewritten weights.
 TRAINING_ONLY = ("regularizer", "constraint")
@@ -117,7 +118,7 @@ class Layer:
     @cached_property
     def config(self) -> dict[str, Any]:
         """The configuration with which Keras builds the layer again, as `get_config` gives it."""
-        config = dict(self.source.get_config()) if self.source is not None else {}
+        config = complete_config(self.source) if self.source is not None else {}
         return config | dict(self.overrides) | {"name": self.name}
 
     @cached_property

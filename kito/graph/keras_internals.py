@@ -161,6 +161,14 @@ def shell(operation: keras.Operation) -> keras.Operation:
     return handle
 
 
+def complete_config(operation: keras.Operation) -> dict[str, Any]:
+    """What `get_config` gives, and the entry that Keras 3.14 leaves out of it."""
+    config = dict(operation.get_config())
+    if hasattr(operation, "output_padding") and type(operation).__module__.startswith("keras.src."):
+        config.setdefault("output_padding", operation.output_padding)
+    return config
+
+
 def own_attributes(layer: keras.Layer) -> list[str]:
     """The Python attributes that a layer's class added to those of every layer.
 

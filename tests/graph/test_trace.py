@@ -459,7 +459,8 @@ def test_a_model_with_a_class_of_its_own_keeps_it_where_nothing_is_rewritten(tmp
     fast = kito.optimize(model, FOLDS)
     assert type(fast) is GatedNet
     check_equivalent(model, fast)
-    check_equivalent(fast, saved_and_loaded(fast, tmp_path))
+    source = saved_and_loaded(model, tmp_path)  # Keras 3.14 loses the names of outputs
+    check_equivalent(source, saved_and_loaded(fast, tmp_path))
     inputs = keras.Input(SHAPE)
     outer = keras.Model(inputs, BatchNormalization()(Dense(3)(model(inputs))))
     assert type(check_rewrites(outer, FOLDS, times=1).layers[1]) is GatedNet
