@@ -19,8 +19,8 @@ from typing import Any
 import pluggy
 
 from kito.errors import RuleDefinitionError
-from kito.graph.ir import Call, Layer, Node, Ref, Tensor
-from kito.graph.pattern import Chain, Match, Pattern, branches, chain, many, where
+from kito.graph.ir import Call, Layer, Node, Output, Ref, Tensor
+from kito.graph.pattern import Chain, Match, Pattern, branches, chain, many, readers, where
 
 __all__ = [
     "Call",
@@ -29,6 +29,7 @@ __all__ = [
     "Layer",
     "Match",
     "Node",
+    "Output",
     "Pattern",
     "Ref",
     "Replacement",
@@ -38,6 +39,7 @@ __all__ = [
     "chain",
     "hookimpl",
     "many",
+    "readers",
     "rule",
     "where",
 ]
@@ -47,7 +49,9 @@ hookimpl = pluggy.HookimplMarker("kito")
 # What may run the result: a backend of Keras, or the runtime that a model is exported to.
 TARGETS = ("tensorflow", "jax", "torch", "onnx", "openvino", "litert")
 
-Replacement = Layer | Sequence[Layer] | Call | Ref
+# What takes the place of one call: another one, an output of one, or a tensor that is there.
+Result = Call | Output | Ref
+Replacement = Layer | Sequence[Layer] | Result | Sequence[Result]
 
 
 class Decline(Exception):  # noqa: N818 (not an error: the usual way for a rule to say no)
@@ -64,7 +68,8 @@ class Rule:
         function: takes a Node for each capture, a tuple of Nodes where the pattern says `many` or
             `branches`. Returns a Layer or a sequence of Layers, which are called one after the
             other on what the first of the matched calls reads; or a Call, for anything else; or a
-            Ref, the tensor that the match's last output is equal to; or raises Decline.
+            Ref, the tensor that the match's last output is equal to; or, where calls stand side by
+            side (`readers`), a Call, Output or Ref for each of them; or raises Decline.
         default: the targets for which `optimize(model)` uses it without being asked; True is every
             target, False none.
         opens: whether it is a reason to replace a layer that is written in Python by the layers
@@ -79,27 +84,30 @@ class Rule:
     opens: bool = True
     late: bool = False
 
-    def __call__(self, match: Match) -> Call | Ref:
-        """What takes the place of the match.
+    def __call__(self, match: Match) -> tuple[Result, ...]:
+        """What takes the place of each of the match's tails, in their order.
 
         Raises:
             Decline: the rule does not apply.
             TypeError: the function returned something else.
         """
         result = self.function(**match.captures)
-        if isinstance(result, (Call, Ref)):
-            return result
-        layers = (result,) if isinstance(result, Layer) else tuple(result or ())
-        if not layers or not all(isinstance(layer, Layer) for layer in layers):
+        one = isinstance(result, (Layer, Call, Output, Ref))
+        parts: tuple[Any, ...] = (result,) if one else tuple(result or ())  # type: ignore[arg-type]
+        if parts and all(isinstance(part, (Call, Output, Ref)) for part in parts):
+            if len(parts) != len(match.tails):
+                raise TypeError(f"it returned {len(parts)} results for {len(match.tails)} calls")
+            return parts
+        if not parts or not all(isinstance(part, Layer) for part in parts):
             raise TypeError(f"it returned {result!r}, not layers")
         head = match.head
-        if layers[0].cls is head.layer.cls or len(head.refs) > 1:
-            call = layers[0](*head.args, **head.kwargs)
+        if parts[0].cls is head.layer.cls or len(head.refs) > 1:
+            call = parts[0](*head.args, **head.kwargs)
         else:  # its constants, such as the 2 of `x * 2`, mean nothing to another class
-            call = layers[0](head.input)
-        for layer in layers[1:]:
+            call = parts[0](head.input)
+        for layer in parts[1:]:
             call = layer(call)
-        return call
+        return (call,)
 
     def is_default(self, target: str) -> bool:
         """Whether `optimize(model, target=target)` uses the rule without being asked."""

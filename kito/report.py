@@ -67,10 +67,11 @@ class Report:
         for applied in self.applied:
             prefix = "".join(f"{part}/" for part in applied.path)
             for old, new in names.items():
-                if new in {prefix + name for name in applied.layers}:
+                if new in {prefix + name for name in applied.layers if name not in applied.result}:
                     names[old] = prefix + applied.result[-1]
             for name in applied.layers:
-                names[prefix + name] = prefix + applied.result[-1]
+                new = name if name in applied.result else applied.result[-1]
+                names[prefix + name] = prefix + new
         return names
 
     @property

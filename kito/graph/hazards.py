@@ -12,8 +12,8 @@ from collections.abc import Callable, Iterable
 
 from keras import activations, layers
 
-from kito.definition import Decline
-from kito.graph.ir import Call, Graph, Layer, Node, Ref
+from kito.definition import Decline, Result
+from kito.graph.ir import Graph, Layer, Node, Output, Ref
 from kito.graph.keras_internals import AddOperation
 
 FUSED = (layers.Conv2D, layers.Conv3D, layers.SeparableConv2D)
@@ -37,7 +37,7 @@ Place = tuple[Graph, Node]
 Readers = Callable[[Graph, Node], Iterable[Place]]
 
 
-def check_hazards(graph: Graph, tail: Node, result: Call | Ref, readers: Readers) -> None:
+def check_hazards(graph: Graph, tail: Node, result: Result, readers: Readers) -> None:
     """Whether a backend would compute something else with the result in the place of `tail`.
 
     Args:
@@ -52,12 +52,13 @@ def check_hazards(graph: Graph, tail: Node, result: Call | Ref, readers: Readers
         if _is_fused(graph.producer(result).layer):
             _check_additions_behind(place, readers)
         return
-    for call in result.order:
+    last = result.call if isinstance(result, Output) else result
+    for call in last.order:
         if not _is_fused(call.layer):
             continue
-        if call is result:
+        if call is last:
             _check_additions_behind(place, readers)
-        elif result.layer.cls in ADDITIONS:
+        elif last.layer.cls in ADDITIONS:
             _check_addition(place, readers)
 
 

@@ -11,6 +11,7 @@ from typing import Any
 import keras
 from keras.src.applications.convnext import LayerScale as LayerScale
 from keras.src.applications.convnext import StochasticDepth as StochasticDepth
+from keras.src.backend.common import global_state
 from keras.src.models.functional import Functional as Functional
 from keras.src.ops import core as core_operations
 from keras.src.ops import math as math_operations
@@ -213,6 +214,17 @@ def no_initializers(layer: keras.Layer) -> Iterator[None]:
     finally:
         for part, name, value in replaced:
             vars(part)[name] = value
+
+
+@contextlib.contextmanager
+def fresh_names() -> Iterator[None]:
+    """Let the names that Keras gives layers start anew, and go on afterwards where they were."""
+    before = global_state.get_global_attribute("object_name_uids")
+    global_state.set_global_attribute("object_name_uids", None)
+    try:
+        yield
+    finally:
+        global_state.set_global_attribute("object_name_uids", before)
 
 
 @contextlib.contextmanager

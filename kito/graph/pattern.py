@@ -21,10 +21,13 @@ class Match:
 
     Attributes:
         context: the captures that the rule only looks at, and that stay.
+        ends: the capture of calls that stand side by side, each with readers of its own; None if
+            the last call alone is read from outside.
     """
 
     captures: Mapping[str, Captured]
     context: frozenset[str] = frozenset()
+    ends: str | None = None
 
     @property
     def nodes(self) -> tuple[Node, ...]:
@@ -42,6 +45,12 @@ class Match:
     @property
     def tail(self) -> Node:
         return self.nodes[-1]
+
+    @property
+    def tails(self) -> tuple[Node, ...]:
+        """The calls that others read: the last one, or each of those side by side."""
+        ends = self.captures[self.ends] if self.ends else self.tail
+        return (ends,) if isinstance(ends, Node) else ends
 
 
 class Pattern(Protocol):
@@ -162,6 +171,52 @@ class Branches:
         return f"[{self.branches[1]}, ...] -> {self.into[1]}"
 
 
+@dataclass(frozen=True)
+class Readers:
+    """The calls of given classes that read one tensor, and the call that computes it.
+
+    Attributes:
+        source: the call that computes the tensor; None if that may be anything, and stays.
+        readers: the calls, of which there are two at least if there is no `source`.
+    """
+
+    source: tuple[str, Link] | None
+    readers: tuple[str, Link]
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        return (self.source[0], self.readers[0]) if self.source else (self.readers[0],)
+
+    @property
+    def anchors(self) -> Classes:
+        return self.readers[1].classes
+
+    def match(self, graph: Graph, node: Node) -> Match | None:
+        """The match whose last reader is `node`, or None."""
+        if not self.readers[1].fits(node) or len(node.refs) != 1:
+            return None
+        source = graph.producer(node.input)
+        found = tuple(
+            reader
+            for reader in sorted(graph.consumers(source.id), key=lambda reader: reader.id)
+            if self.readers[1].fits(reader) and reader.refs == node.refs
+        )
+        if found[-1] is not node:
+            return None
+        captures: dict[str, Captured] = {self.readers[0]: found}
+        if self.source:
+            if not self.source[1].fits(source):
+                return None
+            captures = {self.source[0]: source, **captures}
+        elif len(found) < 2:
+            return None
+        return Match(captures, ends=self.readers[0])
+
+    def __str__(self) -> str:
+        several = f"[{self.readers[1]}, ...]"
+        return f"{self.source[1]} -> {several}" if self.source else several
+
+
 OneOrMore = type[keras.Operation] | tuple[type[keras.Operation], ...] | Link
 
 
@@ -216,6 +271,22 @@ def branches(*, every: bool = False, **links: OneOrMore) -> Branches:
         raise RuleDefinitionError("branches() needs two links: branches(convs=Conv2D, add=Add)")
     first, second = ((name, _link(f"branches({name}=...)", link)) for name, link in links.items())
     return Branches(first, second, every)
+
+
+def readers(**links: OneOrMore) -> Readers:
+    """A pattern: calls that stand side by side, for they read the same tensor.
+
+    `readers(convs=Conv2D)` are all calls of the class that read one tensor, two at least;
+    `readers(norm=LayerNormalization, dense=Dense)` are a call, and all calls of the other class
+    that read it. The rule returns one result for each of them.
+
+    Raises:
+        RuleDefinitionError: these are not one or two links, or a link is not a Keras layer class.
+    """
+    if len(links) not in (1, 2):
+        raise RuleDefinitionError("readers() needs one or two links: readers(convs=Conv2D)")
+    *source, last = ((name, _link(f"readers({name}=...)", link)) for name, link in links.items())
+    return Readers(source[0] if source else None, last)
 
 
 def _link(where: str, given: OneOrMore) -> Link:

@@ -15,7 +15,7 @@ from typing import Any
 import keras
 import numpy as np
 
-from kito.definition import Decline, Match, Rule
+from kito.definition import Decline, Match, Result, Rule
 from kito.errors import RuleError
 from kito.graph.copying import names_activations
 from kito.graph.hazards import check_hazards
@@ -60,16 +60,41 @@ class _Site:
 
     graph: Graph
     match: Match
-    result: Call | Ref
+    results: tuple[Result, ...]
+
+    @property
+    def pairs(self) -> tuple[tuple[Node, Result], ...]:
+        """Each call that others read, and what takes its place."""
+        return tuple(zip(self.match.tails, self.results, strict=True))
+
+    @property
+    def calls(self) -> tuple[Call, ...]:
+        """The calls that the rule asks for, each once, in the order of computation; none if tensors
+        that are there already will do.
+        """
+        found: dict[Call, None] = {}
+        for result in self.results:
+            if not isinstance(result, Ref):
+                found |= dict.fromkeys(_call_of(result).order)
+        return tuple(found)
 
     @property
     def layers(self) -> tuple[Layer, ...]:
-        """The layers that the rule asks for, in the order of computation; none if a tensor that is
-        there already will do.
-        """
-        if isinstance(self.result, Ref):
-            return ()
-        return tuple(dict.fromkeys(call.layer for call in self.result.order))
+        """The layers of these calls."""
+        return tuple(dict.fromkeys(call.layer for call in self.calls))
+
+    @property
+    def successors(self) -> dict[Layer, Layer]:
+        """The layers that take the place of another one, with that one."""
+        found: dict[Layer, Layer] = {}
+        for tail, result in self.pairs:
+            if isinstance(result, Call):
+                found.setdefault(result.layer, tail.layer)
+        return found
+
+
+def _call_of(result: Call | Output) -> Call:
+    return result.call if isinstance(result, Output) else result
 
 
 @dataclass(frozen=True)
@@ -183,7 +208,8 @@ class _Rewriter:
         site = self.evaluate(rule, graph, match)
         sites = [site, *self.twins(rule, site)]
         for each in sites:
-            check_hazards(each.graph, each.match.tail, each.result, self.readers)
+            for tail, result in each.pairs:
+                check_hazards(each.graph, tail, result, self.readers)
         self.check_name(sites)
         self.check_cost(sites)
         return sites
@@ -237,14 +263,17 @@ class _Rewriter:
         Raises:
             Decline: the name of an output would have to stay with other calls of the layer.
         """
-        tail = sites[0].match.tail
-        is_output = any(
-            site.match.tail.id in {ref.node for ref in site.graph.output_refs} for site in sites
-        )
-        if is_output and not sites[0].layers:
-            raise Decline(f"{tail.layer.name} gives an output its name")
-        if is_output and not self.disappears(tail.layer, sites):
-            raise Decline(f"{tail.layer.name} gives an output its name, and is called elsewhere")
+        for site in sites:
+            outputs = {ref.node for ref in site.graph.output_refs}
+            for tail, result in site.pairs:
+                if tail.id not in outputs:
+                    continue
+                if not isinstance(result, Call):
+                    raise Decline(f"{tail.layer.name} gives an output its name")
+                if not self.disappears(tail.layer, sites):
+                    raise Decline(
+                        f"{tail.layer.name} gives an output its name, and is called elsewhere"
+                    )
 
     def check_cost(self, sites: list[_Site]) -> None:
         """A call may get its own copy of a shared layer where that saves more than it costs.
@@ -268,7 +297,8 @@ class _Rewriter:
         saved = sum(
             math.prod(size or 1 for size in node.output.shape)
             for site in sites
-            for node in site.match.nodes[:-1]
+            for node in site.match.nodes
+            if node not in site.match.tails
         )
         if growth > saved:
             shared = next(node.layer for node in kept if node.layer.parameters)
@@ -288,7 +318,7 @@ class _Rewriter:
         gone = [
             layer for layer in old if layer not in site.layers and self.disappears(layer, sites)
         ]
-        names = self.named(site.layers, old, gone, [site.graph for site in sites])
+        names = self.named(site, old, gone, [each.graph for each in sites])
         for each in sites:
             self.count(rule, each)
             # The layers of the first site are those of all.
@@ -321,17 +351,13 @@ class _Rewriter:
 
         The last call keeps the number of the match's tail, and so its readers.
         """
-        graph, match, result = site.graph, site.match, site.result
+        graph, match = site.graph, site.match
         graph.rewritten = True
-        readers = graph.consumers(match.tail.id)
+        readers = [reader for tail in match.tails for reader in graph.consumers(tail.id)]
         for node in match.nodes:
             self.calls[node.layer].remove((graph, node.id))
-        if isinstance(result, Ref):
-            graph.redirect(Ref(match.tail.id), result)
-            graph.remove(match.tail.id)
-        else:
-            self.build(graph, match.tail, result, names)
-        for node in reversed(match.nodes[:-1]):
+        self.build(site, names)
+        for node in reversed([node for node in match.nodes if node not in match.tails]):
             graph.remove(node.id)
         for reader in readers:
             self.enqueue(graph, reader.id)
@@ -341,7 +367,11 @@ class _Rewriter:
                 for reader in other_graph.consumers(other_id):
                     self.enqueue(other_graph, reader.id)
 
-    def build(self, graph: Graph, tail: Node, result: Call, names: Mapping[Layer, Layer]) -> None:
+    def build(self, site: _Site, names: Mapping[Layer, Layer]) -> None:
+        graph = site.graph
+        places: dict[Result, Node] = {
+            result: tail for tail, result in site.pairs if isinstance(result, Call)
+        }
         ids: dict[Call, int] = {}
 
         def to_ref(leaf: Any) -> Any:
@@ -349,12 +379,16 @@ class _Rewriter:
                 return Ref(ids[leaf.call], leaf.index)
             return Ref(ids[leaf]) if isinstance(leaf, Call) else leaf
 
-        for call in result.order:
-            last = call is result
-            ids[call] = tail.id if last else graph.new_id()
+        for call in site.calls:
+            tail = places.get(call)
+            ids[call] = tail.id if tail else graph.new_id()
             args, kwargs = keras.tree.map_structure(to_ref, (call.args, call.kwargs))
-            outputs = tail.outputs if last else infer_outputs(graph, call.layer, args, kwargs)
+            outputs = tail.outputs if tail else infer_outputs(graph, call.layer, args, kwargs)
             self.put(graph, Node(ids[call], names[call.layer], args, kwargs, outputs))
+        for tail, result in site.pairs:
+            if tail is not places.get(result):  # what it computed is there already
+                graph.redirect(Ref(tail.id), to_ref(result))
+                graph.remove(tail.id)
 
     def put(self, graph: Graph, node: Node) -> None:
         graph.put(node)
@@ -364,17 +398,16 @@ class _Rewriter:
 
     def named(
         self,
-        layers: tuple[Layer, ...],
+        site: _Site,
         old: tuple[Layer, ...],
         gone: list[Layer],
         graphs: Iterable[Graph],
     ) -> tuple[Layer, ...]:
-        """The last layer takes the tail's name, the others keep theirs, where these are free.
+        """A layer takes the name of that whose place it takes, the others keep theirs, where these
+        are free.
 
         Layers of the match that the rule keeps as they are, are not copied for a name.
         """
-        if not layers:
-            return ()
         free = {layer.name for layer in gone}
         taken: set[str] | None = None
 
@@ -402,14 +435,14 @@ class _Rewriter:
                 yield f"{fallback}_{number}"
                 number += 1
 
-        last = layers[-1]
-        if last is not old[-1]:
-            last = replace(last, name=unique(candidates(old[-1].name)))
-        first = [
-            layer if layer in old else replace(layer, name=unique(candidates(layer.name)))
-            for layer in layers[:-1]
-        ]
-        return (*first, last)
+        named: dict[Layer, Layer] = {}
+        for layer, before in site.successors.items():  # these have the first choice
+            if layer is not before:
+                named[layer] = replace(layer, name=unique(candidates(before.name)))
+        for layer in site.layers:
+            if layer not in named and layer not in old:
+                named[layer] = replace(layer, name=unique(candidates(layer.name)))
+        return tuple(named.get(layer, layer) for layer in site.layers)
 
 
 def check_match(graph: Graph, match: Match) -> None:
@@ -423,7 +456,9 @@ def check_match(graph: Graph, match: Match) -> None:
     for node in match.nodes:
         _check_arguments(node)
         _check_layer(node)
-    for node in match.nodes[:-1]:
+    for node in match.nodes:
+        if node in match.tails:
+            continue
         if node.id in outputs:
             raise Decline(f"{node.layer.name} is an output of the model")
         readers = graph.consumers(node.id)
@@ -432,7 +467,8 @@ def check_match(graph: Graph, match: Match) -> None:
         if others:
             names = " and ".join(dict.fromkeys(others))
             raise Decline(f"{node.layer.name} feeds {names} as well as {followers[0].layer.name}")
-        if len(readers) > 1:
+        beside = match.ends is not None and set(followers) <= set(match.tails)
+        if len(followers) > (len(set(followers)) if beside else 1):
             raise Decline(f"{followers[0].layer.name} reads {node.layer.name} more than once")
 
 
@@ -471,32 +507,32 @@ def check_result(site: _Site) -> None:
     Raises:
         Decline: a mask would get lost, or appear, or the tensor would be another one.
     """
-    graph, match, result = site.graph, site.match, site.result
-    tail = match.tail
-    if isinstance(result, Ref):
-        tensor = graph.tensor(result)
-        if (tensor.shape, tensor.dtype) != (tail.output.shape, tail.output.dtype):
-            raise Decline(
-                f"{tail.layer.name} turns {tensor.shape} {tensor.dtype} into {tail.output.shape} "
-                f"{tail.output.dtype}"
-            )
+    graph, match = site.graph, site.match
+    for tail, result in site.pairs:
+        if isinstance(result, Ref):
+            tensor = graph.tensor(result)
+            if (tensor.shape, tensor.dtype) != (tail.output.shape, tail.output.dtype):
+                raise Decline(
+                    f"{tail.layer.name} turns {tensor.shape} {tensor.dtype} into "
+                    f"{tail.output.shape} {tail.output.dtype}"
+                )
     inside = {node.id for node in match.nodes}
     given = {ref for node in match.nodes for ref in node.refs if ref.node not in inside}
-    for call in () if isinstance(result, Ref) else result.order:
+    for call in site.calls:
         _check_integers(site, call)
     if not any(graph.tensor(ref).masked for ref in given):
         return
     passes = {node.layer.cls: node.output.masked for node in match.nodes}
-    after = all(
+    through = all(
         passes[layer.cls] if layer.cls in passes else _supports_masking(layer)
         for layer in site.layers
     )
-    if isinstance(result, Ref):
-        after = graph.tensor(result).masked
-    if after != tail.output.masked:
-        raise Decline(
-            f"a mask runs through {match.head.layer.name}, and the rewrite would change it"
-        )
+    for tail, result in site.pairs:
+        after = graph.tensor(result).masked if isinstance(result, Ref) else through
+        if after != tail.output.masked:
+            raise Decline(
+                f"a mask runs through {match.head.layer.name}, and the rewrite would change it"
+            )
 
 
 def _check_integers(site: _Site, call: Call) -> None:

@@ -79,13 +79,17 @@ def check_activation(bn: Node, after: Node) -> None:
         raise Decline(f"{after.name} applies its activation ({activation}) before {bn.name}")
 
 
-def check_bias(linear: Node, channel_axis: int) -> None:
+def check_bias(linear: Node, channel_axis: int, filters: int | None = None) -> None:
     """Whether the bias of a linear layer can do the work of a shift.
+
+    Args:
+        filters: how many the layer will have, if not as many as now.
 
     Raises:
         Decline: Keras might add it along another axis.
     """
-    if channel_axis == 1 and linear.output.shape[-1] in (None, linear.output.shape[1]):
+    last = linear.output.shape[-1]
+    if channel_axis == 1 and last in (None, filters or linear.output.shape[1]):
         # Keras 3.15 on TensorFlow adds a bias along the last axis if that is as long as the bias,
         # also to channels_first tensors: there the bias can't do the work of the shift.
         raise Decline(

@@ -1,7 +1,8 @@
 """Layers that return what they are given.
 
 Noise and augmentation act in training only. Others do nothing with the values that they were built
-with: padding by nothing, pooling over one value, axes in their own order.
+with: padding by nothing, pooling over one value, axes in their own order. A Reshape or Flatten may
+find the shape that it would make.
 
 Of an augmentation layer that is called without `training=False`, Keras records `training=True`.
 Then `predict` does not augment, but a call of the model does, and an exported model. No rule
@@ -10,10 +11,14 @@ touches what is called in this way.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
+import keras
 from keras import layers
 
-from kito.definition import Node, Ref, chain, rule, where
-from kito.graph.keras_internals import StochasticDepth
+from kito.definition import Match, Node, Ref, chain, rule, where
+from kito.graph.ir import Graph
+from kito.graph.keras_internals import ReshapeOperation, StochasticDepth
 from kito.rules.activation import is_linear
 
 IN_TRAINING_ONLY = (
@@ -84,6 +89,38 @@ def _does_nothing(layer: Node) -> bool:
 def identities(layer: Node) -> Ref:
     """Leave out a layer that returns what it is given."""
     return layer.input
+
+
+@dataclass(frozen=True)
+class SameShape:
+    """A call that reshapes a tensor to the shape that it has."""
+
+    names: tuple[str, ...] = ("reshape",)
+    anchors: tuple[type[keras.Operation], ...] = (
+        layers.Flatten,
+        layers.Reshape,
+        ReshapeOperation,
+    )
+
+    def match(self, graph: Graph, node: Node) -> Match | None:
+        """The match that is `node`, or None."""
+        if len(node.refs) != 1:
+            return None
+        before, after = graph.tensor(node.input).shape, node.output.shape
+        # One size that is not known is what the others leave; two could be exchanged. No layer
+        # touches the batch.
+        sizes = after if node.layer.cls is ReshapeOperation else after[1:]
+        same = before == after and sizes.count(None) <= 1
+        return Match({"reshape": node}) if same else None
+
+    def __str__(self) -> str:
+        return " | ".join(cls.__name__ for cls in self.anchors)
+
+
+@rule(SameShape(), opens=False)
+def same_shape(reshape: Node) -> Ref:
+    """Leave out what reshapes a tensor to the shape that it has."""
+    return reshape.input
 
 
 def _numbers(entry: object) -> list[object]:

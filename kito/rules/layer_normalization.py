@@ -15,6 +15,9 @@ Where that window reaches into padding it finds zeros and not beta.
 The LayerNormalization stays, and has less to do. Keras 3.15 on TensorFlow computes x * a + b, where
 a and b are numbers for each mean without gamma and beta, and tensors as large as x with them. JAX
 compiles it into one pass either way, and PyTorch has one kernel for it: nothing is gained there.
+
+All that read it must take gamma and beta in: one Dense layer, or those that make queries, keys and
+values.
 """
 
 from typing import Any
@@ -22,7 +25,7 @@ from typing import Any
 import numpy as np
 from keras.layers import Conv1D, Conv2D, Conv3D, Dense, LayerNormalization
 
-from kito.definition import Decline, Layer, Node, chain, rule, where
+from kito.definition import Call, Decline, Layer, Node, readers, rule, where
 from kito.rules.batchnorm import Float64, bias_of, check_range, scaled
 
 
@@ -31,25 +34,18 @@ def _has_weights(norm: Node) -> bool:
 
 
 @rule(
-    chain(
+    readers(
         norm=where(LayerNormalization, _has_weights),
         linear=(Conv1D, Conv2D, Conv3D, Dense),
     ),
     default=["tensorflow"],
     opens=False,
 )
-def layer_normalization_dense(norm: Node, linear: Node) -> list[Layer]:
-    """Move the scale and shift of a LayerNormalization into the linear layer after it."""
-    _check(norm, linear)
+def layer_normalization_dense(norm: Node, linear: tuple[Node, ...]) -> list[Call]:
+    """Move the scale and shift of a LayerNormalization into the linear layers after it."""
+    for each in linear:
+        _check(norm, each)
     gamma, beta = _scale_and_shift(norm)
-    check_range(norm, linear, gamma)
-    changes: dict[str, Any] = {"kernel": scaled(linear.kernel, _by_filter(gamma, linear))}
-    if beta.any():
-        if _pads(linear):
-            raise Decline(f"{linear.name} pads {norm.name}'s output with zeros, not with its shift")
-        shift = linear.kernel * _by_filter(beta, linear)
-        shift = shift.reshape(-1, shift.shape[-1]).sum(axis=0)
-        changes |= {"use_bias": True, "bias": bias_of(linear) + shift}
     plain = Layer.new(
         LayerNormalization,
         name=norm.name,
@@ -59,7 +55,20 @@ def layer_normalization_dense(norm: Node, linear: Node) -> list[Layer]:
         scale=False,
         center=False,
     )
-    return [plain, linear.evolve(**changes)]
+    normalized = plain(norm.input)
+    return [_taking_in(norm, each, gamma, beta)(normalized) for each in linear]
+
+
+def _taking_in(norm: Node, linear: Node, gamma: Float64, beta: Float64) -> Layer:
+    check_range(norm, linear, gamma)
+    changes: dict[str, Any] = {"kernel": scaled(linear.kernel, _by_filter(gamma, linear))}
+    if beta.any():
+        if _pads(linear):
+            raise Decline(f"{linear.name} pads {norm.name}'s output with zeros, not with its shift")
+        shift = linear.kernel * _by_filter(beta, linear)
+        shift = shift.reshape(-1, shift.shape[-1]).sum(axis=0)
+        changes |= {"use_bias": True, "bias": bias_of(linear) + shift}
+    return linear.evolve(**changes)
 
 
 def _check(norm: Node, linear: Node) -> None:

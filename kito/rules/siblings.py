@@ -1,12 +1,12 @@
-"""Linear layers of one input -> Concatenate: one wider layer.
+"""Linear layers of one input: one wider layer.
 
 The filters of a convolution, or the units of a Dense layer, don't know of each other. So layers
 that read one tensor in the same way are one layer with the filters of all:
 
-    concatenate([conv(x, kernel_1), conv(x, kernel_2)]) = conv(x, concatenate([kernel_1, kernel_2]))
+    [conv(x, kernel_1), conv(x, kernel_2)] = split(conv(x, concatenate([kernel_1, kernel_2])))
 
-if the tensors are put together along the axis of the filters, and the activation is applied to each
-number by itself.
+if the activation is applied to each number by itself. Where a Concatenate puts the tensors together
+along the axis of the filters, there is nothing to split.
 """
 
 from typing import Any
@@ -14,8 +14,9 @@ from typing import Any
 import numpy as np
 from keras.layers import Concatenate, Conv1D, Conv2D, Conv3D, Dense
 
-from kito.definition import Call, Decline, Node, branches, rule
-from kito.rules.batchnorm import check_bias
+from kito.definition import Call, Decline, Layer, Node, Output, branches, readers, rule
+from kito.graph.keras_internals import SplitOperation
+from kito.rules.batchnorm import channel_axis, check_bias
 
 GEOMETRY = ("kernel_size", "strides", "padding", "data_format", "dilation_rate", "activation")
 ELEMENTWISE = (
@@ -38,16 +39,16 @@ ELEMENTWISE = (
 )
 
 
-@rule(
-    branches(linear=(Conv1D, Conv2D, Conv3D, Dense), merge=Concatenate, every=True),
-    default=False,
-)
+LINEAR = (Conv1D, Conv2D, Conv3D, Dense)
+
+
+@rule(branches(linear=LINEAR, merge=Concatenate, every=True), default=False)
 def concatenated_siblings(linear: tuple[Node, ...], merge: Node) -> Call:
     """Merge linear layers of one input whose outputs are concatenated."""
     first = linear[0]
     for other in linear[1:]:
         _check_siblings(first, other)
-    axis = 1 if first.layer.config.get("data_format") == "channels_first" else -1
+    axis = channel_axis(first)
     rank = len(merge.output.shape)
     if merge.axis % rank != axis % rank:
         raise Decline(
@@ -55,25 +56,44 @@ def concatenated_siblings(linear: tuple[Node, ...], merge: Node) -> Call:
         )
     if merge.output.dtype != first.output.dtype:
         raise Decline(f"{merge.name} turns {first.output.dtype} into {merge.output.dtype}")
-    size = "units" if first.layer.cls is Dense else "filters"
+    return _merged(linear)(first.input)
+
+
+@rule(readers(linear=LINEAR), default=False)
+def parallel_siblings(linear: tuple[Node, ...]) -> list[Output]:
+    """Merge linear layers of one input, such as queries, keys and values, and split the output."""
+    first = linear[0]
+    for other in linear[1:]:
+        _check_siblings(first, other)
+    *borders, _ = np.cumsum([each.kernel.shape[-1] for each in linear]).tolist()
+    split = SplitOperation(borders, axis=channel_axis(first), name=f"{first.name}_split")
+    parts = Layer.of(split)(_merged(linear)(first.input))
+    return [parts[index] for index in range(len(linear))]
+
+
+def _merged(linear: tuple[Node, ...]) -> Layer:
+    first = linear[0]
+    filters = sum(each.kernel.shape[-1] for each in linear)
     changes: dict[str, Any] = {
-        size: merge.output.shape[axis],
+        "units" if first.layer.cls is Dense else "filters": filters,
         "kernel": np.concatenate([each.kernel for each in linear], axis=-1),
         "use_bias": any(each.use_bias for each in linear),
     }
     if changes["use_bias"]:
         for each in linear:
-            check_bias(each, axis)
-        check_bias(merge, axis)
+            check_bias(each, channel_axis(each))
+        check_bias(first, channel_axis(first), filters)
         biases = [
             each.bias if each.use_bias else np.zeros(each.kernel.shape[-1]) for each in linear
         ]
         changes["bias"] = np.concatenate(biases)
-    return first.evolve(**changes)(first.input)
+    return first.evolve(**changes)
 
 
 def _check_siblings(first: Node, other: Node) -> None:
     names = f"{first.name} and {other.name}"
+    if other.layer is first.layer:
+        raise Decline(f"{first.name} is called twice on one tensor")
     if other.input != first.input:
         raise Decline(f"{names} read different tensors")
     if other.layer.cls is not first.layer.cls:

@@ -7,7 +7,7 @@ from keras import layers
 from keras.layers import BatchNormalization, Conv2D, Dense
 
 import kito
-from kito import Decline, chain, rule
+from kito import Decline, chain, readers, rule
 from kito.rules.dense import dense_batchnorm
 from kito.testing import check_declines, check_equivalent, check_rewrites, randomize
 from tests.folds import FOLDS
@@ -215,3 +215,86 @@ def test_a_reader_may_have_an_array_among_its_arguments():
     x = keras.Input((4, 3))
     y = layers.Dropout(0.5)(x) * np.array([1.0, 2.0, 3.0], "float32")
     check_rewrites(keras.Model(x, y), ["identities"], times=1, tolerance=1e-6)
+
+
+# Calls that stand side by side
+
+
+def heads(*ends, norm=None):
+    """A tensor and Dense layers that read it, each with a layer behind it."""
+    inputs = keras.Input((4,))
+    x = (norm or layers.ReLU(name="source"))(inputs)
+    outputs = [end(Dense(n, name=f"dense_{n}")(x)) for n, end in enumerate(ends, start=2)]
+    return randomize(keras.Model(inputs, outputs))
+
+
+@rule(readers(source=layers.ReLU, dense=Dense))
+def relu_twice(source, dense):
+    """Nothing but work: relu(relu(x)) = relu(x)."""
+    first = kito.Layer.new(layers.Activation, activation="relu", dtype=source.config["dtype"])
+    shared = first(source.input)
+    return [each.evolve(units=each.units)(shared) for each in dense]
+
+
+def test_all_readers_are_rewritten_at_once():
+    model = heads(layers.ReLU(name="one"), layers.ReLU(name="two"))
+    fast = check_rewrites(model, [relu_twice], times=1)
+    assert [layer.name for layer in fast.layers if isinstance(layer, Dense)] == [
+        "dense_2",
+        "dense_3",
+    ]
+    assert sum(isinstance(layer, layers.Activation) for layer in fast.layers) == 1
+
+
+def test_readers_may_be_outputs():
+    model = heads(layers.Identity(), layers.Identity())
+    inner = keras.Model(model.inputs, [layer.output for layer in model.layers[2:4]])
+    fast = check_rewrites(inner, [relu_twice], times=1)
+    assert fast.output_names == inner.output_names == ["dense_2", "dense_3"]
+
+
+def test_the_report_tells_which_reader_became_which():
+    report = kito.Report()
+    kito.optimize(heads(layers.ReLU(), layers.ReLU()), [relu_twice], report=report)
+    names = report.renamed
+    assert (names["dense_2"], names["dense_3"]) == ("dense_2", "dense_3")
+
+
+def test_a_source_that_is_an_output_is_kept():
+    inputs = keras.Input((4,))
+    x = layers.ReLU(name="source")(inputs)
+    model = keras.Model(inputs, [x, Dense(2)(x), Dense(3)(x)])
+    check_declines(model, [relu_twice], reason="source is an output of the model")
+
+
+def test_a_result_for_each_reader_is_asked_for():
+    @rule(readers(dense=Dense))
+    def only_one(dense):
+        return dense[0].evolve(units=dense[0].units)(dense[0].input)
+
+    with pytest.raises(kito.RuleError, match="it returned 1 results for 2 calls"):
+        kito.optimize(heads(layers.ReLU(), layers.ReLU()), [only_one])
+
+
+def test_a_reader_may_give_way_to_a_tensor_that_is_there():
+    @rule(readers(dropout=layers.Dropout))
+    def drop_all(dropout):
+        return [each.input for each in dropout]
+
+    inputs = keras.Input((4,))
+    ends = [layers.ReLU()(layers.Dropout(0.5)(inputs)) for _ in range(3)]
+    fast = check_rewrites(keras.Model(inputs, ends), [drop_all], times=1)
+    assert not any(isinstance(layer, layers.Dropout) for layer in fast.layers)
+
+
+def test_readers_in_a_model_that_is_called_twice():
+    inner = heads(layers.ReLU(), layers.ReLU())
+    one, two = keras.Input((4,)), keras.Input((4,))
+    model = keras.Model([one, two], [*inner(one), *inner(two)])
+    check_rewrites(model, [relu_twice], times=1)
+
+
+@pytest.mark.parametrize("links", [{}, {"a": Dense, "b": Dense, "c": Dense}])
+def test_readers_are_one_or_two_links(links):
+    with pytest.raises(kito.RuleDefinitionError, match="one or two links"):
+        readers(**links)

@@ -127,7 +127,7 @@ def test_folds_where_the_numbers_allow_it(layer, shift):
 @settings(max_examples=12, deadline=None)
 @given(
     filters=st.integers(1, 4),
-    size=st.integers(6, 9),
+    size=st.integers(8, 10),
     moving=st.lists(
         st.sampled_from(["AveragePooling2D", "Cropping2D", "UpSampling2D"]), max_size=2
     ),

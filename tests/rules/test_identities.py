@@ -11,7 +11,7 @@ from keras import layers
 
 from kito import Report, explain, optimize
 from kito.graph.keras_internals import StochasticDepth
-from kito.rules.identities import IN_TRAINING_ONLY, NOTHING, identities
+from kito.rules.identities import IN_TRAINING_ONLY, NOTHING, identities, same_shape
 from kito.testing import TOLERANCES, check_declines, check_equivalent, check_rewrites
 
 RULES = [identities]
@@ -280,3 +280,67 @@ def test_leaves_preprocessing(make):
 
 def test_they_are_no_reason_to_open_a_layer():
     assert not identities.opens
+
+
+SAME = [
+    (layers.Reshape((4, 3)), (4, 3)),
+    (layers.Reshape((-1, 3)), (4, 3)),
+    (layers.Reshape((-1, 3)), (None, 3)),
+    (layers.Flatten(), (4,)),
+    (layers.Flatten(data_format="channels_first"), (None,)),
+]
+
+
+@pytest.mark.parametrize(("layer", "shape"), SAME)
+def test_leaves_out_what_reshapes_to_the_same_shape(layer, shape):
+    layer = type(layer).from_config(layer.get_config())
+    fast = check_rewrites(model_of(layer, shape=shape), [same_shape], times=1)
+    assert [layer.name for layer in fast.layers] == ["end"]
+
+
+def test_leaves_out_an_operation_that_reshapes_to_the_same_shape():
+    inputs = keras.Input((4,))
+    model = keras.Model(inputs, layers.ReLU()(keras.ops.reshape(inputs, (-1, 4))))
+    check_rewrites(model, [same_shape], times=1)
+
+
+OTHER = [
+    (layers.Reshape((6, 2)), (4, 3)),
+    (layers.Reshape((3, 4)), (4, 3)),
+    (layers.Flatten(), (4, 3)),
+    (layers.Reshape((4,)), (4, 1)),
+    (layers.Reshape((-1, 2)), (None, 4)),
+]
+
+
+@pytest.mark.parametrize(("layer", "shape"), OTHER)
+def test_keeps_what_reshapes_to_another_shape(layer, shape):
+    layer = type(layer).from_config(layer.get_config())
+    report = Report()
+    model = model_of(layer, shape=shape)
+    check_equivalent(model, optimize(model, [same_shape], report=report))
+    assert not report.applied
+
+
+def test_keeps_what_may_exchange_sizes_that_are_not_known():
+    inputs = keras.Input((None, 3))
+    turned = keras.ops.reshape(inputs, (*keras.ops.shape(inputs)[:1], -1, 3))
+    batch = keras.Input(batch_shape=(None, None, 3))
+    exchanged = keras.ops.reshape(batch, (-1, 2, 3))
+    assert turned.shape == inputs.shape
+    assert exchanged.shape != batch.shape
+    assert not explain(keras.Model(batch, exchanged), [same_shape]).applied
+
+
+def test_keeps_what_reshapes_in_another_dtype():
+    model = model_of(layers.Reshape((4, 3), dtype="float16", name="reshape"), shape=(4, 3))
+    check_declines(model, [same_shape], reason="reshape turns (None, 4, 3) float32 into")
+
+
+@pytest.mark.filterwarnings("ignore:Layer 'reshape'")
+def test_keeps_a_reshape_that_loses_a_mask():
+    masking, reshape = layers.Masking(), layers.Reshape((4, 3), name="reshape")
+    model = keras.Sequential(
+        [keras.Input((4, 3)), masking, reshape, layers.GlobalAveragePooling1D()]
+    )
+    check_declines(model, [same_shape], reason="a mask runs through reshape")

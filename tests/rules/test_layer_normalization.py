@@ -79,6 +79,49 @@ def test_moves_any(data):
     check_rewrites(model, RULES, times=1)
 
 
+def queries_keys_values(*others):
+    inputs = keras.Input((6, 8))
+    x = LayerNormalization(name="norm")(inputs)
+    q, k, v = (Dense(8, use_bias=name != "key", name=name)(x) for name in ("query", "key", "value"))
+    y = keras.layers.Attention(name="attention")([q, v, k])
+    return keras.Model(inputs, [y, *(other(x) for other in others)])
+
+
+def test_moves_into_all_that_read_it():
+    fast = check_rewrites(queries_keys_values(), RULES, times=1)
+    norms = [layer for layer in fast.layers if isinstance(layer, LayerNormalization)]
+    assert [layer.name for layer in norms] == ["norm"]
+    assert not norms[0].weights
+    assert {"query", "key", "value"} <= {layer.name for layer in fast.layers}
+
+
+def test_moves_into_outputs():
+    inputs = keras.Input((5, 4))
+    x = LayerNormalization()(inputs)
+    model = keras.Model(inputs, {name: Dense(3, name=name)(x) for name in ("one", "two")})
+    fast = check_rewrites(model, RULES, times=1)
+    assert fast.output_names == model.output_names
+
+
+def test_declines_one_reader_that_cannot_take_it_in():
+    model = queries_keys_values(Conv1D(3, 3, padding="same", name="conv"))
+    check_declines(model, RULES, reason="conv pads norm's output")
+
+
+def test_declines_another_reader():
+    model = queries_keys_values(keras.layers.ReLU(name="relu"))
+    check_declines(model, RULES, reason="norm feeds relu as well as query")
+
+
+def test_declines_a_reader_that_is_called_elsewhere_too():
+    inputs, other = keras.Input((2, 4)), keras.Input((2, 4))
+    dense = Dense(50, name="big")
+    x = LayerNormalization(name="norm")(inputs)
+    ends = [keras.layers.ReLU()(dense(x)), Dense(2)(x), keras.layers.ReLU()(dense(other))]
+    model = keras.Model([inputs, other], ends)
+    check_declines(model, RULES, reason="big is called 2 times; a copy for this call")
+
+
 @pytest.mark.parametrize("padding", ["same", "causal"])
 def test_declines_a_shift_before_padding(padding):
     model = model_of(LayerNormalization(name="norm"), Conv1D(3, 3, padding=padding))
