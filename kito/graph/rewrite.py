@@ -27,7 +27,8 @@ from kito.report import Applied, Declined, Report
 #   1. calls in a form that no rule makes: grouped, separable, with silu, with gelu on more than
 #      rows, with a window over the whole input, and SpectralNormalization and TimeDistributed;
 #   2. calls that scale or shift channels: normalizations, and layers and operations with constants;
-#   3. calls.
+#   3. calls of layers with weights;
+#   4. calls.
 # Rules of plugins may not. A rewrite leaves its tail in place, so rules that loop come back to the
 # same call, or they make ever more calls, of which there are at most ten times as many rewrites as
 # the model has calls.
@@ -128,8 +129,10 @@ class _Rewriter:
     def run(self) -> None:
         if not self.graphs[0].shapes_are_right:
             return
-        self.to_fixed_point([rule for rule in self.all_rules if not rule.late])
-        self.to_fixed_point(self.all_rules)
+        early = [rule for rule in self.all_rules if not rule.late]
+        self.to_fixed_point(early)
+        if len(early) < len(self.all_rules):
+            self.to_fixed_point(self.all_rules)
         self.undo_idle()
         self.report.applied.extend(done.applied for done in self.applied)
         self.report.declined.extend(

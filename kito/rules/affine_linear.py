@@ -70,12 +70,19 @@ def affine_linear(source: Node, affine: Node, between: tuple[Node, ...], linear:
     moved = through(between, affine_of(affine, given), affine)
     if linear.output.dtype != affine.output.dtype:
         raise Decline(f"{linear.name} turns {affine.output.dtype} into {linear.output.dtype}")
-    layer = _absorbed(linear, affine, moved)
+    layer = absorbed(linear, affine, moved)
     return layer(called(between, affine.input), **linear.kwargs)
 
 
-def _absorbed(linear: Node, affine: Node, moved: Affine) -> Layer:
-    """The linear layer that does to `x` what the given one does to `scale * x + shift`."""
+def absorbed(linear: Node, affine: Node, moved: Affine) -> Layer:
+    """The linear layer that does to `x` what the given one does to `scale * x + shift`.
+
+    Args:
+        affine: the call that scales and shifts now.
+
+    Raises:
+        Decline: the layer pads, varies along another axis, or can't have such a bias or kernel.
+    """
     scale, shift = moved.along(linear_axis(linear), _inputs(linear))
     check_range(affine, linear, scale)
     name = "depthwise_kernel" if linear.layer.cls in SEPARABLE else "kernel"

@@ -30,32 +30,12 @@ from numpy.typing import NDArray
 from kito.definition import Call, Decline, Layer, Node, chain, rule, where
 from kito.graph.keras_internals import SplitOperation
 from kito.rules.batchnorm import channel_axis, check_bias
+from kito.rules.linear import ELEMENTWISE
 
 DEPTHWISE: dict[type, type[keras.Layer]] = {Conv1D: DepthwiseConv1D, Conv2D: DepthwiseConv2D}
 # How wide a group gets. Measured: narrower ones leave the processor idle, in wider ones the zeros
 # cost more than they save.
 CHANNELS = 16
-# The activations that look at one number at a time. Others, such as softmax, look at all channels.
-ELEMENTWISE = (
-    "celu",
-    "elu",
-    "exponential",
-    "gelu",
-    "hard_sigmoid",
-    "hard_silu",
-    "hard_tanh",
-    "leaky_relu",
-    "linear",
-    "mish",
-    "relu",
-    "relu6",
-    "selu",
-    "sigmoid",
-    "silu",
-    "softplus",
-    "softsign",
-    "tanh",
-)
 
 
 def _is_grouped(conv: Node) -> bool:

@@ -32,6 +32,27 @@ SCALED_AND_SHIFTED: Mapping[type[keras.Operation], Callable[[Node, Float64, Floa
     layers.SeparableConv2D: separable.scaled_and_shifted,
 }
 LINEAR = tuple(SCALED_AND_SHIFTED)
+# The activations that look at one number at a time. Others, such as softmax, look at all channels.
+ELEMENTWISE = (
+    "celu",
+    "elu",
+    "exponential",
+    "gelu",
+    "hard_sigmoid",
+    "hard_silu",
+    "hard_tanh",
+    "leaky_relu",
+    "linear",
+    "mish",
+    "relu",
+    "relu6",
+    "selu",
+    "sigmoid",
+    "silu",
+    "softplus",
+    "softsign",
+    "tanh",
+)
 
 
 def linear_axis(linear: Node) -> int:

@@ -17,26 +17,9 @@ from keras.layers import Concatenate, Conv1D, Conv2D, Conv3D, Dense
 from kito.definition import Call, Decline, Layer, Node, Output, branches, readers, rule
 from kito.graph.keras_internals import SplitOperation
 from kito.rules.batchnorm import channel_axis, check_bias
+from kito.rules.linear import ELEMENTWISE
 
 GEOMETRY = ("kernel_size", "strides", "padding", "data_format", "dilation_rate", "activation")
-ELEMENTWISE = (
-    "elu",
-    "exponential",
-    "gelu",
-    "hard_sigmoid",
-    "hard_silu",
-    "leaky_relu",
-    "linear",
-    "mish",
-    "relu",
-    "relu6",
-    "selu",
-    "sigmoid",
-    "silu",
-    "softplus",
-    "softsign",
-    "tanh",
-)
 
 
 LINEAR = (Conv1D, Conv2D, Conv3D, Dense)

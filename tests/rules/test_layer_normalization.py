@@ -5,7 +5,16 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from keras.layers import Conv1D, Conv2D, Conv3D, Dense, LayerNormalization
+from keras.layers import (
+    Conv1D,
+    Conv2D,
+    Conv2DTranspose,
+    Conv3D,
+    Dense,
+    DepthwiseConv2D,
+    LayerNormalization,
+    SeparableConv2D,
+)
 
 from kito import explain
 from kito.rules.layer_normalization import layer_normalization_dense
@@ -41,6 +50,8 @@ LAYERS = [
     (Conv2D(6, (2, 3), strides=2), (7, 5, 4)),
     (Conv2D(6, 3, dilation_rate=2, groups=2), (7, 6, 4)),
     (Conv3D(8, 2, groups=4), (3, 4, 5, 4)),
+    (DepthwiseConv2D(3, depth_multiplier=2), (7, 5, 4)),
+    (SeparableConv2D(6, 3), (7, 5, 4)),
 ]
 
 
@@ -56,9 +67,17 @@ def test_moves_however_the_axis_is_given(axis):
     check_rewrites(model_of(LayerNormalization(axis=axis), Dense(3)), RULES, times=1)
 
 
-def test_moves_the_scale_alone_before_padding():
-    model = model_of(LayerNormalization(center=False), Conv2D(3, 3, padding="same"), (5, 5, 4))
-    check_rewrites(model, RULES, times=1)
+@pytest.mark.parametrize(
+    "linear", [Conv2D(3, 3, padding="same"), Conv2DTranspose(3, 3)], ids=["same", "transposed"]
+)
+def test_moves_the_scale_alone_before_padding(linear):
+    copy = type(linear).from_config(linear.get_config())
+    check_rewrites(model_of(LayerNormalization(center=False), copy, (5, 5, 4)), RULES, times=1)
+
+
+def test_declines_a_shift_before_a_transposed_convolution():
+    model = model_of(LayerNormalization(name="norm"), Conv2DTranspose(3, 3, name="up"), (5, 5, 4))
+    check_declines(model, RULES, reason="up is transposed, and norm shifts")
 
 
 @settings(max_examples=12, deadline=None)
@@ -105,7 +124,7 @@ def test_moves_into_outputs():
 
 def test_declines_one_reader_that_cannot_take_it_in():
     model = queries_keys_values(Conv1D(3, 3, padding="same", name="conv"))
-    check_declines(model, RULES, reason="conv pads norm's output")
+    check_declines(model, RULES, reason="conv pads with zeros, and norm shifts")
 
 
 def test_declines_another_reader():
@@ -125,7 +144,7 @@ def test_declines_a_reader_that_is_called_elsewhere_too():
 @pytest.mark.parametrize("padding", ["same", "causal"])
 def test_declines_a_shift_before_padding(padding):
     model = model_of(LayerNormalization(name="norm"), Conv1D(3, 3, padding=padding))
-    check_declines(model, RULES, reason="pads norm's output with zeros")
+    check_declines(model, RULES, reason="pads with zeros, and norm shifts")
 
 
 @pytest.mark.parametrize("axis", [1, [1, 2]])
@@ -137,7 +156,7 @@ def test_declines_other_axes(axis):
 def test_declines_channels_first():
     conv = Conv2D(3, 1, data_format="channels_first")
     model = model_of(LayerNormalization(), conv, (4, 3, 4))
-    check_declines(model, RULES, reason="the channels of conv2d are axis 1")
+    check_declines(model, RULES, reason="varies along axis 3, the channels are axis 1")
 
 
 @pytest.mark.filterwarnings("ignore:You passed `rms_scaling=True`")
