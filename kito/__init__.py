@@ -33,8 +33,10 @@ if TYPE_CHECKING:
         RuleDefinitionError,
         RuleError,
         UnknownRuleError,
+        VerificationError,
     )
     from kito.report import Report
+    from kito.verification import Verification, verify
 
 __all__ = [
     "Call",
@@ -53,6 +55,8 @@ __all__ = [
     "RuleDefinitionError",
     "RuleError",
     "UnknownRuleError",
+    "Verification",
+    "VerificationError",
     "branches",
     "chain",
     "compare",
@@ -64,10 +68,18 @@ __all__ = [
     "readers",
     "reduce_keras_model",
     "rule",
+    "verify",
     "where",
 ]
 
-_MODULES = ("kito.api", "kito.comparison", "kito.definition", "kito.errors", "kito.report")
+_MODULES = (
+    "kito.api",
+    "kito.comparison",
+    "kito.definition",
+    "kito.errors",
+    "kito.report",
+    "kito.verification",
+)
 
 
 def __getattr__(name: str) -> object:

@@ -7,14 +7,16 @@ from typing import Any
 
 import keras
 
-from kito import plugins
+from kito import plugins, verification
 from kito import tune as tuning
 from kito.comparison import compare
 from kito.definition import Rule
-from kito.errors import InputError
+from kito.errors import GraphError, InputError, KitoError, first_line
+from kito.faults import build_right
+from kito.graph.change import Recorder
 from kito.graph.codegen import codegen, copy_compile_state
 from kito.graph.lift import lift
-from kito.graph.rewrite import rewrite
+from kito.graph.rewrite import Course, rewrite
 from kito.precision import lower
 from kito.report import Report
 
@@ -34,6 +36,8 @@ def optimize(
     target: str | None = None,
     precision: str | None = None,
     tune: Any = None,
+    verify: Any = False,
+    strict: bool = False,
     report: Report | None = None,
 ) -> keras.Model:
     """A new model that computes the same as the given one, faster.
@@ -48,6 +52,10 @@ def optimize(
             notes the largest difference on random inputs. None is the model's own precision.
         tune: one batch of inputs, on which the rules that are not always faster are timed here and
             now; those that pay are used. Takes two minutes at most.
+        verify: True, or one batch of inputs: run the result and the given model on random inputs,
+            zeros, large numbers, and on this batch. If the answers are farther apart than rounding
+            explains, the rewrite that did it is found and left out, and the report names it.
+        strict: raise where a rule fails, or the verification does, and don't do without.
         report: filled with what was done, and what was not and why.
 
     Returns:
@@ -57,18 +65,36 @@ def optimize(
         InputError: the model can't be optimized, or there is no such target; the message says why
             and what to do.
         UnknownRuleError: no rule has that name.
-        RuleError: a rule failed.
+        RuleError, GraphError, VerificationError: a rule failed or is wrong, and `strict` is set.
+        VerificationError: the result is wrong, and no rule is to blame.
     """
     report = Report() if report is None else report
     selected = plugins.select(rules, target)
 
-    def build(rules: Sequence[Rule], report: Report) -> keras.Model:
+    def attempt(rules: Sequence[Rule], report: Report, course: Course) -> keras.Model:
         graph = lift(model, anchors(rules), report)
-        rewrite(graph, rules, report)
+        recorder = Recorder(graph)
+        rewrite(graph, rules, report, course)
+        report.change = recorder.change()
         if precision is not None:
             lower(graph, precision)
         graph.verify()
-        return codegen(graph, report)
+        try:
+            return codegen(graph, report)
+        except KitoError:
+            raise
+        except Exception as error:  # Keras does not build what a rule asked for
+            raise GraphError(f"{type(error).__name__}: {first_line(error)}") from error
+
+    def check(fast: keras.Model, report: Report) -> str | None:
+        if verify is False:
+            return None
+        given = None if verify is True else verify
+        report.verification = verification.verify(model, fast, given)
+        return None if report.verification.passed else str(report.verification)
+
+    def build(rules: Sequence[Rule], report: Report) -> keras.Model:
+        return build_right(attempt, rules, report, check, strict=strict)
 
     if tune is None:
         fast = build(selected, report)
@@ -96,7 +122,10 @@ def explain(
     """
     report = Report()
     selected = plugins.select(rules, target)
-    rewrite(lift(model, anchors(selected), report), selected, report)
+    graph = lift(model, anchors(selected), report)
+    recorder = Recorder(graph)
+    rewrite(graph, selected, report)
+    report.change = recorder.change()
     return report
 
 

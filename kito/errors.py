@@ -24,7 +24,19 @@ class RuleDefinitionError(KitoError, TypeError):
 
 
 class RuleError(KitoError):
-    """A rule raised, looped or returned something that can't take the place of its match."""
+    """A rule raised, looped or returned something that can't take the place of its match.
+
+    Attributes:
+        rule: its name.
+    """
+
+    def __init__(self, rule: str, message: str) -> None:
+        super().__init__(message)
+        self.rule = rule
+
+
+class VerificationError(KitoError):
+    """The result does not compute what the model computes."""
 
 
 class PluginError(KitoError):

@@ -4,10 +4,15 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from kito.tables import Table, render
+
+if TYPE_CHECKING:
+    from kito.graph.change import Change
+    from kito.verification import Verification
 
 
 @dataclass(frozen=True)
@@ -44,6 +49,20 @@ class Timed:
     kept: bool
 
 
+@dataclass(frozen=True)
+class Fault:
+    """A rule that failed, or a rewrite of it that did; the result does without.
+
+    Attributes:
+        layers: those of the rewrite; none if the rule is not used at all.
+        problem: what went wrong.
+    """
+
+    rule: str
+    layers: tuple[str, ...]
+    problem: str
+
+
 @dataclass
 class Report:
     """What one run of `optimize` did. `print(report)` shows it, `to_json()` is for machines.
@@ -52,23 +71,39 @@ class Report:
         applied: the rewrites, in the order in which they were made.
         declined: the matches that stand in the result, with the reason of each.
         timed: what `tune` measured.
+        faults: the rules and rewrites that failed, and that the result does without.
+        verification: how far the answers are apart; None if that was not asked for.
+        seconds: the time that each rule took, by name.
         notes: what else a user should know, such as layers that are shared with the source model.
+        change: the calls of the model before and after, for `draw`; None before `optimize` ran.
     """
 
     applied: list[Applied] = field(default_factory=list)
     declined: list[Declined] = field(default_factory=list)
     timed: list[Timed] = field(default_factory=list)
+    faults: list[Fault] = field(default_factory=list)
+    verification: Verification | None = None
+    seconds: dict[str, float] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
+    change: Change | None = field(default=None, repr=False, compare=False)
 
     @property
     def renamed(self) -> dict[str, str]:
-        """Old layer name -> the name of the layer that now does its work, with nested paths."""
+        """Old layer name -> the name of the layer that now does its work, with nested paths.
+
+        Layers whose work is not done any more, such as a Dropout, are left out.
+        """
         names: dict[str, str] = {}
         for applied in self.applied:
             prefix = "".join(f"{part}/" for part in applied.path)
-            for old, new in names.items():
-                if new in {prefix + name for name in applied.layers if name not in applied.result}:
-                    names[old] = prefix + applied.result[-1]
+            gone = {prefix + name for name in applied.layers if name not in applied.result}
+            moved = [old for old, new in names.items() if new in gone]
+            if not applied.result:
+                for old in moved:
+                    del names[old]
+                continue
+            for old in moved:
+                names[old] = prefix + applied.result[-1]
             for name in applied.layers:
                 new = name if name in applied.result else applied.result[-1]
                 names[prefix + name] = prefix + new
@@ -82,13 +117,43 @@ class Report:
             counts[applied.rule] = counts.get(applied.rule, 0) + applied.calls
         return counts
 
+    def add(self, other: Report) -> None:
+        """Take over what another report says."""
+        self.applied += other.applied
+        self.declined += other.declined
+        self.timed += other.timed
+        self.faults += other.faults
+        self.notes += other.notes
+        for rule, seconds in other.seconds.items():
+            self.seconds[rule] = self.seconds.get(rule, 0.0) + seconds
+        self.verification = other.verification or self.verification
+        self.change = other.change or self.change
+
     def to_dict(self) -> dict[str, Any]:
         """The report as plain lists, dicts, strings and numbers."""
-        return dataclasses.asdict(self) | {"renamed": self.renamed}
+        document = dataclasses.asdict(dataclasses.replace(self, change=None))
+        del document["change"]
+        return document | {"renamed": self.renamed}
 
     def to_json(self) -> str:
         """The report as a JSON document."""
         return json.dumps(self.to_dict(), indent=2)
+
+    def draw(self, path: str | os.PathLike[str], *, everything: bool = False) -> None:
+        """Draw the model before and after, with what changed marked.
+
+        Args:
+            path: the file to write: `.svg`, `.png`, or `.json` for the viewer Model Explorer.
+            everything: whether every call is drawn; without, repeated blocks and unchanged
+                stretches of a large model are folded.
+
+        Raises:
+            InputError: the suffix is another one, `optimize` has not filled the report, pygraphviz
+                is not installed, or the file can't be written.
+        """
+        from kito.drawing.files import write  # noqa: PLC0415 (it imports this module)
+
+        write(self, path, everything)
 
     def tables(self) -> list[Table]:
         """The report as tables; `str(report)` renders them."""
@@ -134,6 +199,19 @@ class Report:
                     ],
                 )
             )
+        if self.faults:
+            tables.append(
+                Table(
+                    "faults",
+                    ("rule", "layers", "problem"),
+                    [
+                        (row.rule, " -> ".join(row.layers) or "all", row.problem)
+                        for row in self.faults
+                    ],
+                )
+            )
+        if self.verification:
+            tables.append(Table("verification", ("answers",), [(str(self.verification),)]))
         if self.notes:
             tables.append(Table("notes", ("note",), [(note,) for note in self.notes]))
         return tables

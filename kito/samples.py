@@ -14,12 +14,14 @@ UNKNOWN_SIZE = 64
 WORDS = ("convolution", "normalization", "kernel", "bias", "tensor")
 
 
-def random_inputs(model: keras.Model, batch_size: int = 2, seed: int = 0) -> Any:
+def random_inputs(
+    model: keras.Model, batch_size: int = 2, seed: int = 0, unknown_size: int = UNKNOWN_SIZE
+) -> Any:
     """Inputs that fit the model's signature, in the structure that it takes.
 
     Floats are drawn from the standard normal distribution, integers below the smallest vocabulary
     of the model's Embedding layers, strings from a few words. Unknown dimensions become
-    `UNKNOWN_SIZE`; a fixed batch size stays as it is.
+    `unknown_size`; a fixed batch size stays as it is.
 
     Returns:
         numpy arrays with the dtypes of the model's inputs.
@@ -31,7 +33,7 @@ def random_inputs(model: keras.Model, batch_size: int = 2, seed: int = 0) -> Any
 
     def array(tensor: keras.KerasTensor) -> np.ndarray:
         batch, *rest = tensor.shape or (1,)
-        shape = (batch or batch_size, *(size or UNKNOWN_SIZE for size in rest))
+        shape = (batch or batch_size, *(size or unknown_size for size in rest))
         dtype = keras.backend.standardize_dtype(tensor.dtype)
         return draw(rng, shape, dtype, below=min(vocabularies, default=2))
 

@@ -4,7 +4,8 @@
         model = keras.Sequential([keras.Input((8, 8, 3)), Conv2D(4, 3), BatchNormalization()])
         check_rewrites(model, [conv_batchnorm], times=1)
 
-Models of every kind are drawn by `kito.random_models` (`pip install kito[testing]`).
+With `pip install kito[testing]`, `validate(conv_batchnorm)` draws models by itself, and
+`kito.random_models` those of every kind.
 
 Differences are measured against the largest output. The bounds are for small models: some ten
 layers, each of which may lose a few bits of the dtype.
@@ -13,6 +14,8 @@ layers, each of which may lose a few bits of the dtype.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from importlib import import_module
+from typing import TYPE_CHECKING
 
 import keras
 import numpy as np
@@ -24,11 +27,34 @@ from kito.graph.ir import to_numpy
 from kito.graph.keras_internals import structures, sublayers
 from kito.report import Report
 
+if TYPE_CHECKING:
+    from kito.validation import CounterexampleError, Validation, validate
+
+__all__ = [
+    "TOLERANCES",
+    "CounterexampleError",
+    "Validation",
+    "check_declines",
+    "check_equivalent",
+    "check_rewrites",
+    "randomize",
+    "validate",
+]
+
 TOLERANCES = {"float64": 1e-12, "float32": 1e-5, "float16": 2e-2, "bfloat16": 1e-1}
 if keras.backend.backend() != "tensorflow":
     # There Keras 3.15 itself computes parts of a float64 model in float32: BatchNormalization on
     # JAX, matrix products on PyTorch.
     TOLERANCES["float64"] = 1e-6
+
+
+def __getattr__(name: str) -> object:
+    if name in __all__:  # what draws models needs hypothesis, and the rest of this module
+        try:
+            return getattr(import_module("kito.validation"), name)
+        except ModuleNotFoundError as error:
+            raise ImportError(f"{name} needs hypothesis: pip install kito[testing]") from error
+    raise AttributeError(f"module 'kito.testing' has no attribute '{name}'")
 
 
 def randomize(model: keras.Model, seed: int = 0) -> keras.Model:
@@ -89,7 +115,7 @@ def check_rewrites(
     randomize(model, seed)
     before = [to_numpy(variable) for variable in model.variables]
     report = Report()
-    fast = optimize(model, rules, report=report)
+    fast = optimize(model, rules, strict=True, report=report)
     fired = sum(report.folded.values())
     assert fired == times if times is not None else fired, (
         f"{fired} calls were rewritten, not {times or 'at least one'}\n{report}"
@@ -98,7 +124,7 @@ def check_rewrites(
     after = [to_numpy(variable) for variable in model.variables]
     assert all(map(np.array_equal, before, after)), "the model's own weights were changed"
     again = Report()
-    optimize(fast, rules, report=again)
+    optimize(fast, rules, strict=True, report=again)
     assert not again.applied, f"optimizing the result rewrote it again\n{again}"
     return fast
 
@@ -123,7 +149,7 @@ def check_declines(
     """
     randomize(model, seed)
     report = Report()
-    fast = optimize(model, rules, report=report)
+    fast = optimize(model, rules, strict=True, report=report)
     assert not report.applied, f"something was rewritten\n{report}"
     assert any(reason in declined.reason for declined in report.declined), (
         f"nothing was declined because '{reason}'\n{report}"
@@ -156,4 +182,6 @@ def check_equivalent(
     if hasattr(model, "output_names"):
         assert model.output_names == fast.output_names
     figures = compare(model, fast, batch_size=2, repeats=1)
-    assert figures.relative <= tolerance, f"the outputs differ\n{figures}"
+    assert figures.relative <= tolerance, (
+        f"the outputs differ by {figures.relative:.1e} of the largest\n{figures}"
+    )

@@ -86,8 +86,6 @@ def tune(
     if best is not first and timer(first, best, inputs) < 1:
         report.notes.append("together the rules that were kept are slower than the default set")
         best, best_report = first, first_report
-    report.applied += best_report.applied
-    report.declined += best_report.declined
-    report.notes += best_report.notes
+    report.add(best_report)
     report.timed += timed
     return best

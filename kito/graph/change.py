@@ -84,6 +84,12 @@ class Change:
         )
         return before, after
 
+    @property
+    def touched(self) -> frozenset[tuple[str, ...]]:
+        """The paths of the graphs in which, or inside which, something was rewritten."""
+        changed = [graph.path for graph in self.graphs if graph.is_changed]
+        return frozenset(path[:end] for path in changed for end in range(len(path) + 1))
+
     def _sides(self) -> Iterator[list[tuple[CallRecord, ...]]]:
         yield [graph.before for graph in self.graphs]
         yield [graph.after for graph in self.graphs]

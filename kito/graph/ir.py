@@ -134,12 +134,14 @@ class Layer:
         return {name: self._weight(name) for name in [*self.variables, *self.new_weights]}
 
     def _weight(self, name: str) -> np.ndarray:
-        if name in self.new_weights:
-            return to_numpy(self.new_weights[name])
-        variable = self.variables[name]
-        if name == "kernel" and getattr(self.source, "lora_enabled", False):
-            variable = self.source.kernel  # LoRA: the property merges what the variable does not
-        return to_numpy(variable)
+        value = self.new_weights.get(name)
+        if value is None:
+            value = self.variables[name]
+            if name == "kernel" and getattr(self.source, "lora_enabled", False):
+                value = self.source.kernel  # LoRA: the property merges what the variable does not
+        weight = to_numpy(value).view()
+        weight.flags.writeable = False  # on some backends it is the variable's own memory
+        return weight
 
     def __getattr__(self, name: str) -> Any:
         if not name.startswith("_"):

@@ -7,10 +7,11 @@ shared layer, what the new layers are called, and when to stop. A rule sees only
 from __future__ import annotations
 
 import math
+import time
 from collections import deque
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
-from typing import Any
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, TypeVar
 
 import keras
 import numpy as np
@@ -34,6 +35,10 @@ from kito.report import Applied, Declined, Report
 # the model has calls.
 MAX_REWRITES_OF_A_CALL = 100
 
+T = TypeVar("T")
+# Rule, path of the graph, and layers.
+Rewrite = tuple[str, tuple[str, ...], tuple[str, ...]]
+
 # Layers that take their tensors as one list.
 MERGES = (
     keras.layers.Add,
@@ -46,13 +51,38 @@ MERGES = (
 )
 
 
-def rewrite(graph: Graph, rules: Sequence[Rule], report: Report) -> None:
+@dataclass
+class Course:
+    """Which of the rewrites of a run are made. Equal runs make equal rewrites in equal order.
+
+    Attributes:
+        most: how many; None is all.
+        dropped: those that are left out.
+        made: is filled with those that were made, in their order.
+    """
+
+    most: int | None = None
+    dropped: Collection[Rewrite] = ()
+    made: list[Rewrite] = field(default_factory=list)
+
+    @property
+    def is_over(self) -> bool:
+        """Whether no more rewrites are made."""
+        return self.most is not None and len(self.made) >= self.most
+
+
+def rewrite(
+    graph: Graph, rules: Sequence[Rule], report: Report, course: Course | None = None
+) -> None:
     """Apply the rules everywhere in the graph and its nested graphs, in place, to a fixed point.
+
+    Args:
+        course: limits what is done, and records it; None is no limit.
 
     Raises:
         RuleError: a rule raised, returned something unusable, or never comes to an end.
     """
-    _Rewriter(graph, rules, report).run()
+    _Rewriter(graph, rules, report, course or Course()).run()
 
 
 @dataclass(frozen=True)
@@ -108,10 +138,11 @@ class _Done:
 
 
 class _Rewriter:
-    def __init__(self, graph: Graph, rules: Sequence[Rule], report: Report) -> None:
+    def __init__(self, graph: Graph, rules: Sequence[Rule], report: Report, course: Course) -> None:
         self.paths = {id(nested): path for path, nested in walk(graph)}
         self.graphs = [nested for _, nested in walk(graph)]
         self.report = report
+        self.course = course
         # By name: whatever order plugins were found in, the result is the same.
         self.all_rules = sorted(rules, key=lambda rule: rule.name)
         self.rules: dict[type, list[Rule]] = {}
@@ -186,7 +217,9 @@ class _Rewriter:
     def visit(self, graph: Graph, node: Node) -> None:
         declined = self.declined[id(graph), node.id] = {}
         for rule in self.rules.get(node.layer.cls, ()):
-            match = rule.pattern.match(graph, node)
+            if self.course.is_over:
+                return
+            match = self.timed(rule, rule.pattern.match, graph, node)
             if match is None:
                 continue
             try:
@@ -208,6 +241,8 @@ class _Rewriter:
         Raises:
             Decline: a guard or the rule says no.
         """
+        if self.key(rule, graph, match) in self.course.dropped:
+            raise Decline("the result did not compute the same; see the faults")
         site = self.evaluate(rule, graph, match)
         sites = [site, *self.twins(rule, site)]
         for each in sites:
@@ -220,14 +255,15 @@ class _Rewriter:
     def evaluate(self, rule: Rule, graph: Graph, match: Match) -> _Site:
         check_match(graph, match)
         try:
-            site = _Site(graph, match, rule(match))
+            site = _Site(graph, match, self.timed(rule, rule, match))
         except Decline:
             raise
         except Exception as error:
             names = ", ".join(node.layer.name for node in match.nodes)
             raise RuleError(
+                rule.name,
                 f"the rule '{rule.name}' failed on {names}: {type(error).__name__}: {error}. "
-                "Leave it out with `rules=`, and tell its author."
+                "Leave it out with `rules=`, and tell its author.",
             ) from error
         check_result(site)
         return site
@@ -336,7 +372,22 @@ class _Rewriter:
             calls=len(sites),
             parameters=sum(layer.parameters for layer in new) - before,
         )
+        self.course.made.append(self.key(rule, site.graph, site.match))
         self.applied.append(_Done(frozenset(id(each.graph) for each in sites), rule, applied))
+
+    def key(self, rule: Rule, graph: Graph, match: Match) -> Rewrite:
+        """What tells a rewrite from all others of a run, and of another run of the same model."""
+        names = tuple(dict.fromkeys(node.layer.name for node in match.nodes))
+        return (rule.name, self.paths[id(graph)], names)
+
+    def timed(self, rule: Rule, function: Callable[..., T], *args: Any) -> T:
+        """Call a function of a rule, and add the time that it takes to the report."""
+        start = time.perf_counter()
+        try:
+            return function(*args)
+        finally:
+            seconds = self.report.seconds
+            seconds[rule.name] = seconds.get(rule.name, 0.0) + time.perf_counter() - start
 
     def count(self, rule: Rule, site: _Site) -> None:
         key = (id(site.graph), site.match.tail.id)
@@ -344,9 +395,10 @@ class _Rewriter:
         total = len(self.applied)
         if self.rewrites[key] > MAX_REWRITES_OF_A_CALL or total > self.limit:
             raise RuleError(
+                rule.name,
                 f"the rules do not come to an end: '{rule.name}' was applied again and again at "
                 f"'{site.match.tail.layer.name}'. Leave it, or the rule that undoes it, out with "
-                "`rules=`."
+                "`rules=`.",
             )
 
     def splice(self, site: _Site, names: Mapping[Layer, Layer]) -> None:

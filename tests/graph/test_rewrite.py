@@ -29,7 +29,7 @@ def to_tanh(dense):
 
 def test_a_rule_that_always_fires_is_named():
     with pytest.raises(kito.RuleError, match=r"do not come to an end: 'to_relu' .* at 'd'"):
-        kito.optimize(model_of(Dense(3, name="d")), [to_relu])
+        kito.optimize(model_of(Dense(3, name="d")), [to_relu], strict=True)
 
 
 def test_two_rules_that_undo_each_other_are_named():
@@ -46,7 +46,7 @@ def test_two_rules_that_undo_each_other_are_named():
         return dense.evolve(activation="silu")
 
     with pytest.raises(kito.RuleError, match="or the rule that undoes it"):
-        kito.optimize(model_of(Dense(3)), [to_linear, to_silu])
+        kito.optimize(model_of(Dense(3)), [to_linear, to_silu], strict=True)
 
 
 def test_a_rule_that_makes_ever_more_layers_is_named():
@@ -55,7 +55,7 @@ def test_a_rule_that_makes_ever_more_layers_is_named():
         return [dense.evolve(activation="linear"), dense.evolve(units=dense.units)]
 
     with pytest.raises(kito.RuleError, match="'split'"):
-        kito.optimize(model_of(Dense(4)), [split])
+        kito.optimize(model_of(Dense(4)), [split], strict=True)
 
 
 def test_a_rule_that_raises_is_named_with_the_layers():
@@ -64,7 +64,9 @@ def test_a_rule_that_raises_is_named_with_the_layers():
         return dense.no_such_thing
 
     with pytest.raises(kito.RuleError, match=r"'broken' failed on d, b: AttributeError: .*no_such"):
-        kito.optimize(model_of(Dense(3, name="d"), BatchNormalization(name="b")), [broken])
+        kito.optimize(
+            model_of(Dense(3, name="d"), BatchNormalization(name="b")), [broken], strict=True
+        )
 
 
 @pytest.mark.parametrize("result", [None, "layer", [], [3]])
@@ -74,7 +76,7 @@ def test_a_rule_that_returns_no_layer_is_named(result):
         return result
 
     with pytest.raises(kito.RuleError, match="'odd'"):
-        kito.optimize(model_of(Dense(3)), [odd])
+        kito.optimize(model_of(Dense(3)), [odd], strict=True)
 
 
 def test_a_rule_that_gives_weights_of_another_shape_is_found_out():
@@ -83,7 +85,7 @@ def test_a_rule_that_gives_weights_of_another_shape_is_found_out():
         return dense.evolve(kernel=dense.kernel[:, :1])
 
     with pytest.raises(kito.GraphError, match="needs the weight 'kernel' of shape"):
-        kito.optimize(model_of(Dense(3), BatchNormalization()), [wrong])
+        kito.optimize(model_of(Dense(3), BatchNormalization()), [wrong], strict=True)
 
 
 def test_a_rule_that_changes_the_output_shape_is_found_out():
@@ -92,7 +94,7 @@ def test_a_rule_that_changes_the_output_shape_is_found_out():
         return dense.evolve(units=1, kernel=dense.kernel[:, :1], bias=dense.bias[:1])
 
     with pytest.raises(kito.GraphError, match="returns"):
-        kito.optimize(model_of(Dense(3), BatchNormalization()), [wrong])
+        kito.optimize(model_of(Dense(3), BatchNormalization()), [wrong], strict=True)
 
 
 def test_evolve_knows_the_names():
@@ -101,7 +103,7 @@ def test_evolve_knows_the_names():
         return dense.evolve(kernels=dense.kernel)
 
     with pytest.raises(kito.RuleError, match="no weight or configuration entry 'kernels'"):
-        kito.optimize(model_of(Dense(3)), [odd])
+        kito.optimize(model_of(Dense(3)), [odd], strict=True)
 
 
 def test_a_rule_may_return_several_layers():
@@ -273,7 +275,7 @@ def test_a_result_for_each_reader_is_asked_for():
         return dense[0].evolve(units=dense[0].units)(dense[0].input)
 
     with pytest.raises(kito.RuleError, match="it returned 1 results for 2 calls"):
-        kito.optimize(heads(layers.ReLU(), layers.ReLU()), [only_one])
+        kito.optimize(heads(layers.ReLU(), layers.ReLU()), [only_one], strict=True)
 
 
 def test_a_reader_may_give_way_to_a_tensor_that_is_there():

@@ -1,0 +1,284 @@
+"""Does a model compute what another one computes? Both run, on inputs that try different things.
+
+How far two right answers may lie apart follows from what is computed, and is not guessed. A rewrite
+rounds each weight once more and adds numbers up in another order. So two figures say how large the
+differences may be:
+
+- Depth: each layer rounds its output by half of `epsilon` of it at most. Independent roundings add
+  up like the steps of a random walk, in two answers to `epsilon * sqrt(layers)` of the largest one.
+- Sensitivity: the result runs once more, with each of its weights changed by one unit in the last
+  place, up or down at random. As much as that changes the answer, rounding the weights may.
+
+The bound of an output is the first and `SLACK` times the second. A model that amplifies the last
+bit of its weights has a large sensitivity; the verification then says that it proves little, and
+so where an output is the same for all inputs.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import keras
+import numpy as np
+
+from kito.errors import InputError, first_line
+from kito.graph.ir import to_numpy
+from kito.graph.keras_internals import structures, sublayers
+from kito.samples import random_inputs
+
+# The largest of many differences is compared with what one draw of the roundings did.
+SLACK = 8.0
+LARGE = 1000.0
+# The sizes that dimensions get which are not known.
+SIZES = (64, 96)
+# A sensitivity above this part of the largest output is worth a word.
+ILL_CONDITIONED = 1e-2
+
+
+@dataclass(frozen=True)
+class Trial:
+    """One output on one batch of inputs.
+
+    Attributes:
+        inputs: "random", "zeros", "large" or "given".
+        output: its name.
+        difference: the largest difference; infinite where one answer is a number and the other not.
+        bound: what is allowed.
+        sensitivity: how much the answer changes with the last bit of the weights.
+        magnitude: the largest absolute value of the output.
+        spread: how much the output differs between the samples; None if there is one sample only.
+    """
+
+    inputs: str
+    output: str
+    difference: float
+    bound: float
+    sensitivity: float
+    magnitude: float
+    spread: float | None
+
+    @property
+    def passed(self) -> bool:
+        """Whether the difference is within the bound."""
+        return self.difference <= self.bound
+
+
+@dataclass(frozen=True)
+class Verification:
+    """What running two models on the same inputs showed.
+
+    Attributes:
+        trials: an entry for each output of each batch.
+        repeatable: whether the source model gave the same answer twice; if not, nothing was shown.
+        error: what the result raised; None is nothing.
+    """
+
+    trials: tuple[Trial, ...]
+    repeatable: bool = True
+    error: str | None = None
+
+    @property
+    def passed(self) -> bool:
+        """Whether all differences are within their bounds."""
+        return self.error is None and all(trial.passed for trial in self.trials)
+
+    @property
+    def worst(self) -> Trial | None:
+        """The trial that used the largest part of its bound."""
+        return max(self.trials, key=lambda each: _part(each.difference, each.bound), default=None)
+
+    @property
+    def weakness(self) -> str | None:
+        """Why a mistake might not show, in words; None if it would."""
+        if not self.repeatable:
+            return "the model gives another answer each time"
+        if not self.trials:
+            return "there was nothing to compare"
+        if any(each.sensitivity > ILL_CONDITIONED * each.magnitude for each in self.trials):
+            return "the model amplifies the last bit of its weights"
+        varied = [each for each in self.trials if each.inputs in ("random", "given")]
+        for name in dict.fromkeys(each.output for each in varied):
+            spreads = [(each.spread, each.bound) for each in varied if each.output == name]
+            if all(spread is not None and spread <= bound for spread, bound in spreads):
+                return f"{name} is the same for all random inputs"
+        return None
+
+    def __str__(self) -> str:
+        if self.error is not None:
+            return f"the result does not run: {self.error}"
+        weak = f"this proves little: {self.weakness}" if self.weakness else ""
+        worst = self.worst
+        if worst is None:
+            return weak
+        verb = "differs" if worst.passed else "FAILS: it differs"
+        text = (
+            f"on {worst.inputs} inputs, {worst.output} {verb} by {worst.difference:.1e}, where "
+            f"{worst.bound:.1e} is allowed; its largest value is {worst.magnitude:.1e}"
+        )
+        return f"{text}; {weak}" if weak else text
+
+
+def verify(
+    model: keras.Model, fast: keras.Model, inputs: Any = None, *, seed: int = 0
+) -> Verification:
+    """Run both models on random inputs, zeros, large numbers, and the given inputs, and compare.
+
+    Batch sizes and other dimensions that the model leaves open get two different sizes.
+
+    Args:
+        inputs: one batch in the structure of `model.input`; None is none.
+        seed: of the random inputs.
+
+    Raises:
+        InputError: the source model does not run on the inputs.
+    """
+    batches = {**drawn_inputs(model, seed), **({} if inputs is None else {"given": inputs})}
+    answers = {kind: _run(model, kind, batch) for kind, batch in batches.items()}
+    first = next(iter(batches))
+    if not _same(answers[first], _run(model, first, batches[first])):
+        return Verification((), repeatable=False)
+    try:
+        results = {kind: fast.predict_on_batch(batch) for kind, batch in batches.items()}
+    except Exception as error:
+        return Verification((), error=f"{type(error).__name__}: {first_line(error)}")
+    with rounded_otherwise(fast, model, seed):
+        shaken = {kind: fast.predict_on_batch(batch) for kind, batch in batches.items()}
+    precision = _epsilon(model, fast)
+    names = getattr(model, "output_names", None) or []
+    trials = []
+    for kind, answer in answers.items():
+        arrays = [keras.tree.flatten(each) for each in (answer, results[kind], shaken[kind])]
+        for index, (expected, got, other) in enumerate(zip(*arrays, strict=True)):
+            magnitude = _magnitude(expected)
+            sensitivity = _difference(got, other)
+            rounding = precision * np.sqrt(len(sublayers(model))) * magnitude
+            trials.append(
+                Trial(
+                    inputs=kind,
+                    output=names[index] if index < len(names) else f"output {index}",
+                    difference=_difference(expected, got),
+                    bound=float(rounding + SLACK * sensitivity),
+                    sensitivity=sensitivity,
+                    magnitude=magnitude,
+                    spread=_spread(expected),
+                )
+            )
+    return Verification(tuple(trials))
+
+
+def drawn_inputs(model: keras.Model, seed: int) -> dict[str, Any]:
+    """Batches that fit the model, by kind: random of two sizes, zeros, and large numbers."""
+    random = random_inputs(model, 2, seed, unknown_size=SIZES[0])
+    batches = {"random": random}
+    if any(None in tensor.shape for tensor in keras.tree.flatten(structures(model)[0])):
+        batches["other sizes"] = random_inputs(model, 3, seed + 1, unknown_size=SIZES[1])
+    batches["zeros"] = keras.tree.map_structure(
+        lambda array: array if array.dtype == object else np.zeros_like(array), random
+    )
+    if all(_holds_large(array) for array in keras.tree.flatten(random)):
+        batches["large"] = keras.tree.map_structure(
+            lambda array: array * array.dtype.type(LARGE) if _is_float(array) else array, random
+        )
+    return batches
+
+
+def _is_float(array: np.ndarray) -> bool:
+    return bool(keras.backend.is_float_dtype(keras.backend.standardize_dtype(array.dtype)))
+
+
+def _holds_large(array: np.ndarray) -> bool:
+    """Whether sums of large numbers stay in the range of the dtype."""
+    return array.dtype != np.float16
+
+
+def _run(model: keras.Model, kind: str, batch: Any) -> Any:
+    try:
+        return model.predict_on_batch(batch)
+    except Exception as error:
+        raise InputError(
+            f"the model '{model.name}' does not run on {kind} inputs: {type(error).__name__}: "
+            f"{' '.join(str(error).split())[:200]}. Give some that it can take, in Python: "
+            "verify=inputs."
+        ) from error
+
+
+@contextlib.contextmanager
+def rounded_otherwise(model: keras.Model, other: keras.Model, seed: int) -> Iterator[None]:
+    """Each weight of the model one unit in the last place higher or lower, for a while.
+
+    Weights that it shares with the other model are left alone.
+    """
+    rng = np.random.default_rng(seed)
+    shared = {id(variable) for variable in other.variables}
+    before = []
+    try:
+        for variable in model.weights:
+            if id(variable) in shared or not keras.backend.is_float_dtype(variable.dtype):
+                continue
+            value = to_numpy(variable)
+            before.append((variable, value))
+            step = _spacing(variable.dtype) * rng.choice((-1.0, 1.0), value.shape)
+            variable.assign((value.astype(np.float64) * (1 + step)).astype(value.dtype))
+        yield
+    finally:
+        for variable, value in before:
+            variable.assign(value)
+
+
+def _spacing(dtype: str) -> float:
+    """The distance of 1 from the next larger number."""
+    return 2.0**-7 if dtype == "bfloat16" else float(np.finfo(dtype).eps)
+
+
+def _epsilon(*models: keras.Model) -> float:
+    """The spacing of the least precise dtype that the models compute in."""
+    dtypes = {layer.compute_dtype for model in models for layer in sublayers(model)}
+    dtypes |= {str(tensor.dtype) for model in models for tensor in model.outputs}
+    floats = [str(dtype) for dtype in dtypes if keras.backend.is_float_dtype(str(dtype))]
+    return max(map(_spacing, floats), default=0.0)
+
+
+def _plain(value: Any) -> np.ndarray:
+    array = np.asarray(value)
+    return array if array.dtype.kind in "OSU" else array.astype(np.float64)
+
+
+def _same(one: Any, other: Any) -> bool:
+    return all(
+        _difference(a, b) == 0
+        for a, b in zip(keras.tree.flatten(one), keras.tree.flatten(other), strict=True)
+    )
+
+
+def _difference(one: Any, other: Any) -> float:
+    first, second = _plain(one), _plain(other)
+    if first.shape != second.shape:
+        return float("inf")
+    if first.dtype == object or first.dtype.kind in "SU":
+        return float(np.any(first != second))
+    with np.errstate(invalid="ignore"):
+        equal = (first == second) | (np.isnan(first) & np.isnan(second))
+        apart = np.where(equal, 0.0, np.abs(first - second))
+    return float(np.max(np.where(np.isnan(apart), np.inf, apart), initial=0.0))
+
+
+def _magnitude(value: Any) -> float:
+    array = _plain(value)
+    if array.dtype.kind in "OSU":
+        return 0.0
+    return float(np.max(np.abs(array[np.isfinite(array)]), initial=0.0))
+
+
+def _spread(value: Any) -> float | None:
+    array = _plain(value)
+    if array.dtype.kind in "OSU" or not array.ndim or len(array) < 2:
+        return None
+    with np.errstate(invalid="ignore"):
+        return float(np.max(np.nan_to_num(np.ptp(array, axis=0)), initial=0.0))
+
+
+def _part(difference: float, bound: float) -> float:
+    return difference / bound if bound else float("inf") if difference else 0.0

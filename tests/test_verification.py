@@ -1,0 +1,160 @@
+"""Two models on the same inputs: what is rounding, and what is a mistake?"""
+
+import keras
+import numpy as np
+import pytest
+from keras import layers
+from keras.layers import BatchNormalization, Conv2D, Dense
+
+import kito
+from kito import optimize, verify
+from kito.graph.ir import to_numpy
+from kito.testing import randomize
+
+
+def small():
+    parts = [Conv2D(8, 3), BatchNormalization(), layers.ReLU(), Conv2D(4, 1), BatchNormalization()]
+    return randomize(keras.Sequential([keras.Input((9, 9, 3)), *parts]))
+
+
+def test_a_right_result_passes():
+    model = small()
+    fast = optimize(model)
+    verification = verify(model, fast)
+    assert verification.passed
+    assert {each.inputs for each in verification.trials} == {
+        "random",
+        "other sizes",
+        "zeros",
+        "large",
+    }
+    assert all(0 < each.bound < 1e-3 * each.magnitude for each in verification.trials)
+    assert "FAILS" not in str(verification)
+    assert verification.weakness is None
+
+
+def test_an_output_that_is_always_the_same_proves_little():
+    dense = Dense(2, kernel_initializer="zeros", bias_initializer="ones", name="dense")
+    model = keras.Sequential([keras.Input((4,)), dense])
+    verification = verify(model, optimize(model))
+    assert verification.passed
+    assert verification.weakness.endswith("is the same for all random inputs")
+
+
+@pytest.mark.parametrize("policy", ["float64", "mixed_bfloat16", "mixed_float16"])
+def test_the_bound_goes_by_the_dtype(policy):
+    if policy == "float64" and keras.backend.backend() == "torch":
+        pytest.skip("Keras gives float32 products on PyTorch")
+    keras.config.set_dtype_policy(policy)
+    model = small()
+    verification = verify(model, optimize(model))
+    assert verification.passed
+    largest = {"float64": 1e-12, "mixed_bfloat16": 0.3, "mixed_float16": 0.04}[policy]
+    assert verification.worst.bound <= largest * verification.worst.magnitude
+
+
+@pytest.mark.parametrize("factor", [1 + 1e-4, 0.0, -1.0, np.nan, np.inf])
+def test_one_weight_that_is_wrong_fails(factor):
+    model = small()
+    fast = optimize(model)
+    kernel = to_numpy(fast.layers[0].kernel).copy()
+    kernel[..., 3] *= factor
+    fast.layers[0].kernel.assign(kernel)
+    verification = verify(model, fast)
+    assert not verification.passed
+    assert "FAILS" in str(verification)
+
+
+def test_what_zeros_only_show():
+    """A mistake in what zeros give is a part of all answers, but a small one of large answers."""
+    model = small()
+    fast = optimize(model)
+    fast.layers[-1].bias.assign_add([0, 0, 3e-3, 0])
+    failed = {each.inputs for each in verify(model, fast).trials if not each.passed}
+    assert "zeros" in failed
+
+
+def test_what_the_given_inputs_only_show():
+    inputs = keras.Input((1,))
+    model = keras.Model(inputs, keras.ops.relu(inputs - 1e6))
+    other = keras.Model(inputs, keras.ops.relu(inputs * 0))
+    assert verify(model, other).passed
+    assert not verify(model, other, np.array([[2e6]], "float32")).passed
+
+
+def test_a_model_that_amplifies_its_last_bit_is_told_apart():
+    """One minus the same: all that is left is rounding, of which the model makes large numbers."""
+    inputs = keras.Input((4,))
+    one = Dense(3, name="one", use_bias=False)
+    two = Dense(3, name="two", use_bias=False)
+    model = randomize(keras.Model(inputs, 1e4 * (one(inputs) - two(inputs))))
+    two.set_weights(one.get_weights())
+    rounded = keras.models.clone_model(model)
+    rounded.set_weights(
+        [w * np.float32(1 + 2e-7) for w in model.get_weights()[:1]] + model.get_weights()[1:]
+    )
+    verification = verify(model, rounded)
+    assert verification.passed
+    assert verification.weakness == "the model amplifies the last bit of its weights"
+    assert "proves little" in str(verification)
+
+
+def test_a_model_that_is_random_says_nothing():
+    class Noise(layers.Layer):
+        def __init__(self):
+            super().__init__()
+            self.seeds = keras.random.SeedGenerator(1)
+
+        def call(self, x):
+            return x + keras.random.normal(keras.ops.shape(x), seed=self.seeds)
+
+    model = keras.Sequential([keras.Input((4,)), Noise()])
+    verification = verify(model, optimize(model))
+    assert not verification.repeatable
+    assert verification.passed
+    assert "another answer each time" in str(verification)
+
+
+def test_a_result_that_does_not_run_fails():
+    model = keras.Sequential([keras.Input((None, 3)), layers.GlobalAveragePooling1D()])
+    other = keras.Sequential([keras.Input((None, 3)), layers.Cropping1D(2000), layers.Flatten()])
+    verification = verify(model, other)
+    assert not verification.passed
+    assert "does not run" in str(verification)
+
+
+def test_a_model_that_does_not_run_is_the_callers_error():
+    inputs = keras.Input((None, 3))
+    model = keras.Model(inputs, layers.Reshape((5, 3))(inputs), name="fives")
+    with pytest.raises(kito.InputError, match="'fives' does not run on random inputs"):
+        verify(model, model)
+
+
+def test_outputs_that_are_no_floats():
+    words = keras.Input((), dtype="int32", name="words")
+    numbers = keras.Input((4,), name="numbers")
+    outputs = {
+        "largest": keras.ops.argmax(Dense(5)(numbers), axis=-1),
+        "same": words,
+        "positive": numbers > 0,
+    }
+    model = randomize(keras.Model([words, numbers], outputs))
+    assert verify(model, optimize(model)).passed
+    other = keras.Model([words, numbers], outputs | {"same": words + 1})
+    failed = [each.output for each in verify(model, other).trials if not each.passed]
+    assert set(failed) == {"words"}
+
+
+def test_weights_are_left_as_they_were():
+    model = small()
+    fast = optimize(model)
+    before = [to_numpy(weight) for weight in (*model.weights, *fast.weights)]
+    verify(model, fast)
+    for old, weight in zip(before, (*model.weights, *fast.weights), strict=True):
+        np.testing.assert_array_equal(old, to_numpy(weight))
+
+
+def test_other_shapes_are_wrong():
+    inputs = keras.Input((4,))
+    model, other = (keras.Model(inputs, Dense(n)(inputs)) for n in (3, 4))
+    assert not verify(model, other).passed
