@@ -102,3 +102,13 @@ def speed(session: nox.Session) -> None:
     """
     session.install(".[testing]", *group("bench"))
     session.run("python", "benchmarks/speed.py", *session.posargs, env=QUIET)
+
+
+@nox.session
+def rules(session: nox.Session) -> None:
+    """Measure what each built-in rule gains, and write the figures to benchmarks/results.
+
+    Arguments go to the script: `nox -s rules -- --target onnx --only silu`.
+    """
+    session.install(".", *group("bench"))
+    session.run("python", "benchmarks/rules.py", *session.posargs, env=QUIET)

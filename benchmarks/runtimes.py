@@ -12,6 +12,7 @@ import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
+import click
 import keras
 import numpy as np
 
@@ -79,3 +80,13 @@ RUNTIMES: dict[str, Callable[[keras.Model, int], Run]] = {
     "openvino": in_openvino,
     "litert": in_litert,
 }
+
+
+def check_backend(target: str) -> None:
+    """Whether Keras runs on the backend that the target is.
+
+    Raises:
+        UsageError: it does not.
+    """
+    if RUNTIMES[target] is in_keras and keras.backend.backend() != target:
+        raise click.UsageError(f"set KERAS_BACKEND={target}")
