@@ -1,4 +1,7 @@
-"""What a backend computes wrongly: a rewrite must not lead a right model there.
+"""What a backend or a runtime computes wrongly: a rewrite must not lead a right model there.
+
+OpenVINO 2026.4 takes a ZeroPadding2D into the layer behind it, and forgets that this pads by itself
+(`padding="same"`). So a layer that does must not come to stand behind a ZeroPadding2D.
 
 TensorFlow 2.21 on a CPU fuses a convolution, its bias, the addition of another tensor and an
 activation into one operation. With a leaky ReLU that operation takes 0.2 for the slope, whatever
@@ -12,13 +15,20 @@ from collections.abc import Callable, Iterable
 
 from keras import activations, layers
 
-from kito.definition import Decline, Result
-from kito.graph.ir import Graph, Layer, Node, Output, Ref
+from kito.definition import Decline, Match, Result
+from kito.graph.ir import Call, Graph, Layer, Node, Output, Ref
 from kito.graph.keras_internals import AddOperation
 
 FUSED = (layers.Conv2D, layers.Conv3D, layers.SeparableConv2D)
 ADDITIONS = (layers.Add, AddOperation)
 SLOPE = 0.2
+# What OpenVINO takes a padding into, and the entry that has the size of the window.
+WINDOWS = {
+    layers.AveragePooling2D: "pool_size",
+    layers.Conv2D: "kernel_size",
+    layers.DepthwiseConv2D: "kernel_size",
+    layers.SeparableConv2D: "kernel_size",
+}
 # At inference these return what they are given, so the convolution meets the addition behind them.
 TRANSPARENT = (
     layers.ActivityRegularization,
@@ -37,8 +47,40 @@ Place = tuple[Graph, Node]
 Readers = Callable[[Graph, Node], Iterable[Place]]
 
 
+def check_padding(graph: Graph, match: Match, result: Result) -> None:
+    """Whether OpenVINO would forget a padding of the result.
+
+    Raises:
+        Decline: a layer that pads would stand behind a ZeroPadding2D, where none did.
+    """
+    if isinstance(result, Ref) or any(_pads_twice(graph, node) for node in match.nodes):
+        return
+    for call in (result.call if isinstance(result, Output) else result).order:
+        if _pads_twice(graph, call):
+            raise Decline(
+                f"{call.layer.name} pads, and would stand behind a ZeroPadding2D: OpenVINO would "
+                "forget one of the paddings"
+            )
+
+
+def _pads_twice(graph: Graph, call: Node | Call) -> bool:
+    window = WINDOWS.get(call.layer.cls)
+    if window is None or call.layer.config["padding"] != "same":
+        return False
+    size = call.layer.config[window]
+    if size in (1, (1, 1), [1, 1]):
+        return False
+    source: Node | Call = call
+    while source is call or source.layer.cls in TRANSPARENT:
+        given = source.input if isinstance(source, Node) else source.args[0]
+        if isinstance(given, Output):
+            given = given.call
+        source = graph.producer(given) if isinstance(given, Ref) else given
+    return source.layer.cls is layers.ZeroPadding2D
+
+
 def check_hazards(graph: Graph, tail: Node, result: Result, readers: Readers) -> None:
-    """Whether a backend would compute something else with the result in the place of `tail`.
+    """Whether TensorFlow would compute something else with the result in the place of `tail`.
 
     Args:
         result: what a rule asks for.

@@ -19,7 +19,7 @@ import numpy as np
 from kito.definition import Decline, Match, Result, Rule
 from kito.errors import RuleError
 from kito.graph.copying import names_activations
-from kito.graph.hazards import check_hazards
+from kito.graph.hazards import check_hazards, check_padding
 from kito.graph.ir import Call, Graph, Layer, Node, Output, Ref, Tensor, walk
 from kito.graph.keras_internals import Functional, shell, sublayers
 from kito.report import Applied, Declined, Report
@@ -248,6 +248,7 @@ class _Rewriter:
         for each in sites:
             for tail, result in each.pairs:
                 check_hazards(each.graph, tail, result, self.readers)
+                check_padding(each.graph, each.match, result)
         self.check_name(sites)
         self.check_cost(sites)
         return sites
