@@ -70,6 +70,8 @@ class Report:
     Attributes:
         applied: the rewrites, in the order in which they were made.
         declined: the matches that stand in the result, with the reason of each.
+        unmatched: the normalizations, paddings and so on that stand in the result although no rule
+            declined, with the rule that is nearest, and what stands around them.
         timed: what `tune` measured.
         faults: the rules and rewrites that failed, and that the result does without.
         verification: how far the answers are apart; None if that was not asked for.
@@ -80,6 +82,7 @@ class Report:
 
     applied: list[Applied] = field(default_factory=list)
     declined: list[Declined] = field(default_factory=list)
+    unmatched: list[Declined] = field(default_factory=list)
     timed: list[Timed] = field(default_factory=list)
     faults: list[Fault] = field(default_factory=list)
     verification: Verification | None = None
@@ -121,6 +124,7 @@ class Report:
         """Take over what another report says."""
         self.applied += other.applied
         self.declined += other.declined
+        self.unmatched += other.unmatched
         self.timed += other.timed
         self.faults += other.faults
         self.notes += other.notes
@@ -133,7 +137,22 @@ class Report:
         """The report as plain lists, dicts, strings and numbers."""
         document = dataclasses.asdict(dataclasses.replace(self, change=None))
         del document["change"]
-        return document | {"renamed": self.renamed}
+        return document | {"renamed": self.renamed, "size": self.size}
+
+    @property
+    def size(self) -> dict[str, tuple[int, int]]:
+        """Calls, parameters, multiply-adds and passes over data, before and after.
+
+        Empty before `optimize` ran. A pass is a call that multiplies nothing, such as an addition.
+        """
+        if self.change is None:
+            return {}
+        return {
+            "calls": self.change.calls,
+            "parameters": self.change.parameters,
+            "multiply-adds": self.change.multiply_adds,
+            "passes": self.change.passes,
+        }
 
     def to_json(self) -> str:
         """The report as a JSON document."""
@@ -172,14 +191,14 @@ class Report:
                 ],
             )
         ]
-        if self.declined:
+        if kept := [*self.declined, *self.unmatched]:
             tables.append(
                 Table(
                     "kept",
                     ("rule", "layers", "reason"),
                     [
                         (row.rule, _path(row.path, " -> ".join(row.layers)), row.reason)
-                        for row in self.declined
+                        for row in kept
                     ],
                 )
             )
@@ -197,6 +216,14 @@ class Report:
                         )
                         for row in self.timed
                     ],
+                )
+            )
+        if self.size:
+            tables.append(
+                Table(
+                    "size",
+                    ("", "before", "after"),
+                    [(name, f"{old:,}", f"{new:,}") for name, (old, new) in self.size.items()],
                 )
             )
         if self.faults:

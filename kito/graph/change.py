@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
+from kito.graph.cost import is_pass, multiply_adds
 from kito.graph.ir import Graph, Layer, Node, walk
 
 
@@ -18,6 +19,8 @@ class CallRecord:
         name, kind: the name and the class of the layer.
         shape, dtype: of the first output; None for each dimension that is not known.
         parameters: the number of weights of the layer, none for one that has a graph of its own.
+        multiply_adds: the products that it adds up, see `cost.py`.
+        is_pass: whether it multiplies nothing, and reads and writes numbers.
         reads: the calls whose outputs it reads, in the order of its arguments.
         inside: the path of the layer's own graph, None if it has none.
     """
@@ -29,6 +32,8 @@ class CallRecord:
     shape: tuple[int | None, ...]
     dtype: str
     parameters: int
+    multiply_adds: int
+    is_pass: bool
     reads: tuple[int, ...]
     inside: tuple[str, ...] | None
 
@@ -85,6 +90,31 @@ class Change:
         return before, after
 
     @property
+    def multiply_adds(self) -> tuple[int, int]:
+        """The products that one sample takes before and after."""
+        return self._total(lambda call: call.multiply_adds)
+
+    @property
+    def passes(self) -> tuple[int, int]:
+        """The calls before and after that multiply nothing, and read and write numbers."""
+        return self._total(lambda call: call.is_pass)
+
+    def _total(self, count: Callable[[CallRecord], int]) -> tuple[int, int]:
+        """A sum over all calls before and after; those of a graph as often as it is called."""
+
+        def total(
+            graphs: dict[tuple[str, ...], tuple[CallRecord, ...]], path: tuple[str, ...]
+        ) -> int:
+            return sum(
+                count(call) if call.inside is None else total(graphs, call.inside)
+                for call in graphs[path]
+            )
+
+        root = self.graphs[0].path
+        before = total({graph.path: graph.before for graph in self.graphs}, root)
+        return before, total({graph.path: graph.after for graph in self.graphs}, root)
+
+    @property
     def touched(self) -> frozenset[tuple[str, ...]]:
         """The paths of the graphs in which, or inside which, something was rewritten."""
         changed = [graph.path for graph in self.graphs if graph.is_changed]
@@ -123,9 +153,10 @@ class Recorder:
         )
 
     def _calls(self, graph: Graph) -> tuple[CallRecord, ...]:
-        return tuple(map(self._call, graph))
+        products = multiply_adds(graph)
+        return tuple(self._call(node, products[node.id]) for node in graph)
 
-    def _call(self, node: Node) -> CallRecord:
+    def _call(self, node: Node, products: int) -> CallRecord:
         layer = node.layer
         return CallRecord(
             id=node.id,
@@ -135,6 +166,8 @@ class Recorder:
             shape=node.output.shape,
             dtype=node.output.dtype,
             parameters=0 if layer.graph is not None else layer.parameters,
+            multiply_adds=products,
+            is_pass=not products and is_pass(node),
             reads=tuple(dict.fromkeys(ref.node for ref in node.refs)),
             inside=None if layer.graph is None else self._paths[id(layer.graph)],
         )

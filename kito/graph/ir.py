@@ -133,6 +133,14 @@ class Layer:
         """All weights by name. The arrays must not be written to."""
         return {name: self._weight(name) for name in [*self.variables, *self.new_weights]}
 
+    @property
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        """The shapes of all weights by name, without a copy of any."""
+        return {
+            name: tuple(weight.shape)
+            for name, weight in {**self.variables, **self.new_weights}.items()
+        }
+
     def _weight(self, name: str) -> np.ndarray:
         value = self.new_weights.get(name)
         if value is None:

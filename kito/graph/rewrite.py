@@ -21,6 +21,7 @@ from kito.errors import RuleError
 from kito.graph.copying import names_activations
 from kito.graph.hazards import check_hazards, check_padding
 from kito.graph.ir import Call, Graph, Layer, Node, Output, Ref, Tensor, walk
+from kito.graph.kept import unexplained
 from kito.graph.keras_internals import Functional, shell, sublayers
 from kito.report import Applied, Declined, Report
 
@@ -172,6 +173,13 @@ class _Rewriter:
             for node in graph
             for reason in self.declined.get((id(graph), node.id), {}).values()
         )
+        for graph in self.graphs:
+            path = self.paths[id(graph)]
+            known = {
+                name for each in self.report.declined if each.path == path for name in each.layers
+            }
+            names = {rule.name for rule in self.all_rules}
+            self.report.unmatched.extend(unexplained(graph, path, names, known))
 
     def to_fixed_point(self, rules: list[Rule]) -> None:
         self.rules.clear()

@@ -1,0 +1,68 @@
+"""Why a layer stays that one would expect to go, where no rule even matched.
+
+A rule that matches and declines says why. Of a normalization behind an addition no rule says
+anything, so what stands around it is told.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator
+
+from keras import layers
+
+from kito.graph.ir import Graph, Node
+from kito.report import Declined
+
+# What one would expect to be taken away or replaced, and the rule that would most likely do it.
+NEAREST = {
+    layers.BatchNormalization: "conv_batchnorm",
+    layers.Conv1D: "grouped_depthwise",
+    layers.Conv2D: "grouped_depthwise",
+    layers.Conv3D: "grouped_blocks",
+    layers.LayerNormalization: "layer_normalization_dense",
+    layers.Normalization: "affine_linear",
+    layers.Rescaling: "affine_linear",
+    layers.SpectralNormalization: "spectral_normalization",
+    layers.ZeroPadding1D: "padding_conv",
+    layers.ZeroPadding2D: "padding_conv",
+    layers.ZeroPadding3D: "padding_conv",
+}
+
+
+def unexplained(
+    graph: Graph, path: tuple[str, ...], rules: Collection[str], explained: Collection[str]
+) -> Iterator[Declined]:
+    """An entry for each layer of a rewritten graph that stays without a word of a rule.
+
+    Args:
+        rules: the names of those that were used.
+        explained: the names of the layers of which a rule said why it declined.
+    """
+    for node in graph:
+        rule = NEAREST.get(node.layer.cls)
+        if rule is None or rule not in rules or node.layer.name in explained:
+            continue
+        if _would_go(node):
+            yield Declined(rule, (node.layer.name,), path, _surroundings(graph, node))
+
+
+def _would_go(node: Node) -> bool:
+    cls, config = node.layer.cls, node.layer.config
+    if cls in (layers.Conv1D, layers.Conv2D, layers.Conv3D):
+        return bool(config["groups"] > 1)
+    return cls is not layers.LayerNormalization or bool(config["scale"] or config["center"])
+
+
+def _surroundings(graph: Graph, node: Node) -> str:
+    before = ", ".join(_called(graph.producer(ref)) for ref in dict.fromkeys(node.refs))
+    readers = {reader.id: reader for reader in graph.consumers(node.id)}
+    behind = [_called(reader) for reader in readers.values()]
+    if node.id in {ref.node for ref in graph.output_refs}:
+        behind.append("an output")
+    return (
+        f"{node.layer.name} follows {before} and feeds {', '.join(behind)}: no rule matches there"
+    )
+
+
+def _called(node: Node) -> str:
+    return f"{node.layer.name} ({node.layer.cls.__name__})"

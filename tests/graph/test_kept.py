@@ -1,0 +1,137 @@
+"""What stays without a word of a rule, and what stands around it; what a model costs."""
+
+import keras
+import pytest
+from keras import layers
+from keras.layers import BatchNormalization, Conv2D, Dense
+
+import kito
+from kito import Report, explain, optimize
+from kito.testing import randomize
+from tests.folds import FOLDS
+
+IMAGE = (8, 8, 4)
+
+
+def added(*names):
+    inputs = keras.Input(IMAGE, name="image")
+    x = layers.Add(name="add")([inputs, Conv2D(4, 3, padding="same", name="conv")(inputs)])
+    x = BatchNormalization(name="bn")(x)
+    return keras.Model(inputs, layers.ReLU(name="relu")(x), name="net")
+
+
+def test_a_normalization_behind_an_addition():
+    [kept] = explain(added(), FOLDS).unmatched
+    assert kept.rule == "conv_batchnorm"
+    assert kept.layers == ("bn",)
+    assert kept.reason == "bn follows add (Add) and feeds relu (ReLU): no rule matches there"
+    assert "no rule matches there" in str(explain(added(), FOLDS))
+
+
+def test_several_readers_and_an_output():
+    inputs = keras.Input(IMAGE, name="image")
+    x = BatchNormalization(name="bn")(inputs)
+    model = keras.Model(inputs, [x, layers.ReLU(name="one")(x), layers.ReLU(name="two")(x)])
+    [kept] = explain(model, FOLDS).unmatched
+    assert "follows image (InputLayer) and feeds" in kept.reason
+    assert all(name in kept.reason for name in ("one (ReLU)", "two (ReLU)", "an output"))
+
+
+def test_nothing_is_said_twice():
+    inputs = keras.Input(IMAGE)
+    x = Conv2D(4, 3, activation="relu", name="conv")(inputs)
+    model = keras.Model(inputs, BatchNormalization(name="bn")(x))
+    report = explain(model, FOLDS)
+    assert len(report.declined) == 1
+    assert not report.unmatched
+
+
+def test_nothing_is_said_of_what_went():
+    report = Report()
+    model = keras.Sequential([keras.Input(IMAGE), Conv2D(4, 3), BatchNormalization()])
+    optimize(model, FOLDS, report=report)
+    assert report.applied
+    assert not report.unmatched
+
+
+def test_nothing_is_said_of_what_was_not_asked_for():
+    assert not explain(added(), ["grouped_depthwise"]).unmatched
+
+
+@pytest.mark.parametrize(
+    ("layer", "rule"),
+    [
+        (layers.ZeroPadding2D(1, name="layer"), "padding_conv"),
+        (layers.Rescaling(0.5, name="layer"), "affine_linear"),
+        (layers.LayerNormalization(name="layer"), "layer_normalization_dense"),
+        (layers.LayerNormalization(scale=False, center=False, name="layer"), None),
+        (Conv2D(4, 3, name="layer"), None),
+    ],
+)
+def test_other_layers(layer, rule):
+    layer = type(layer).from_config(layer.get_config())
+    model = keras.Sequential([keras.Input(IMAGE), layer, layers.Softmax(name="end")])
+    rules = ["padding_conv", "affine_linear", "layer_normalization_dense", "grouped_depthwise"]
+    assert [kept.rule for kept in explain(model, rules).unmatched] == [rule] * (rule is not None)
+
+
+def test_in_a_nested_model():
+    inner = added()
+    inputs = keras.Input(IMAGE)
+    model = keras.Model(inputs, layers.Softmax()(inner(inputs)))
+    [kept] = explain(model, FOLDS).unmatched
+    assert kept.path == ("net",)
+
+
+# Multiply-adds, as they are counted by hand
+
+
+def size_of(*row, shape=IMAGE):
+    report = explain(keras.Sequential([keras.Input(shape), *row]), [])
+    before, after = report.size["multiply-adds"]
+    assert before == after
+    return before
+
+
+@pytest.mark.parametrize(
+    ("layer", "shape", "expected"),
+    [
+        (Conv2D(6, 3), (8, 8, 4), 6 * 6 * 9 * 4 * 6),
+        (Conv2D(6, 3, padding="same", strides=2, use_bias=False), (8, 8, 4), 4 * 4 * 9 * 4 * 6),
+        (Conv2D(6, 3, groups=2), (8, 8, 4), 6 * 6 * 9 * 2 * 6),
+        (Conv2D(6, 3, data_format="channels_first"), (4, 8, 8), 6 * 6 * 9 * 4 * 6),
+        (layers.DepthwiseConv2D(3, depth_multiplier=2), (8, 8, 4), 6 * 6 * 9 * 4 * 2),
+        (layers.SeparableConv2D(6, 3), (8, 8, 4), 6 * 6 * (9 * 4 + 4 * 6)),
+        (layers.Conv2DTranspose(6, 3, strides=2), (8, 8, 4), 8 * 8 * 9 * 4 * 6),
+        (Dense(5), (8, 8, 4), 8 * 8 * 4 * 5),
+        (Dense(5), (None, 4), 4 * 5),
+        (layers.EinsumDense("abc,cde->abde", (7, 2, 5)), (7, 4), 7 * 4 * 2 * 5),
+        (BatchNormalization(), (8, 8, 4), 0),
+    ],
+)
+def test_multiply_adds(layer, shape, expected):
+    assert size_of(type(layer).from_config(layer.get_config()), shape=shape) == expected
+
+
+def test_multiply_adds_of_rows_that_a_reshape_made():
+    model = keras.Sequential([keras.Input(IMAGE), Dense(5, activation="gelu", name="dense")])
+    report = Report()
+    optimize(randomize(model), ["dense_rows"], report=report)
+    assert report.applied
+    assert report.size["multiply-adds"] == (8 * 8 * 4 * 5, 8 * 8 * 4 * 5)
+
+
+def test_a_nested_model_counts_as_often_as_it_is_called():
+    inner = keras.Sequential([keras.Input((4,)), Dense(4), BatchNormalization()])
+    one, two = keras.Input((4,)), keras.Input((4,))
+    model = keras.Model([one, two], layers.Add()([inner(one), inner(two)]))
+    size = explain(model, FOLDS).size
+    assert size["multiply-adds"] == (32, 32)
+    assert size["passes"] == (3, 1)
+    assert size["parameters"] == (36, 20)
+
+
+def test_published_figures():
+    model = keras.applications.MobileNetV2(weights=None)
+    before, after = kito.explain(model).size["multiply-adds"]
+    assert before == after == pytest.approx(300e6, rel=0.01)  # arXiv:1801.04381, table 4
