@@ -66,8 +66,8 @@ def folded():
 def with_fault(monkeypatch, fault):
     """Let `check` see an `optimize` that spoils what it returns, or the model."""
 
-    def spoiled(model, rules=None, *, report=None):
-        fast = optimize(model, rules, report=report)
+    def spoiled(model, rules=None, **options):
+        fast = optimize(model, rules, **options)
         return fault(model, fast) or fast
 
     monkeypatch.setattr(random_models, "optimize", spoiled)
