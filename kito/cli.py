@@ -86,7 +86,23 @@ def split_names(
     return names or None
 
 
+def switch_off(_context: click.Context, _parameter: click.Parameter, values: Sequence[str]) -> None:
+    """Leave plugins out of this run, see `kito.plugins`."""
+    if values:
+        before = os.environ.get("KITO_NO_PLUGINS", "")
+        os.environ["KITO_NO_PLUGINS"] = ",".join([before, *values])
+
+
 Command = Callable[..., None]
+
+no_plugin = click.option(
+    "--no-plugin",
+    metavar="NAME",
+    multiple=True,
+    expose_value=False,
+    callback=switch_off,
+    help="Leave this plugin out; may be repeated. Also: KITO_NO_PLUGINS=NAME,...",
+)
 
 
 @dataclass(frozen=True)
@@ -139,6 +155,7 @@ def model_options(command: Command) -> Command:
             help="What will run the result: tensorflow, jax, torch, onnx, openvino or litert. "
             "Default: the running backend of Keras.",
         ),
+        no_plugin,
         click.argument("model"),
     ):
         command = decorate(command)
@@ -298,6 +315,7 @@ def draw(output: str | None, force: bool, everything: bool, **given: Any) -> Non
 
 @main.command("rules")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON document on stdout.")
+@no_plugin
 def list_rules(as_json: bool) -> None:
     """List the rules, those of plugins included."""
     with failures(as_json):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import os
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -18,6 +19,8 @@ from kito.definition import TARGETS, Rule
 from kito.errors import InputError, PluginError, UnknownRuleError
 
 GROUP = "kito"
+# Names of plugins, or of their distributions, separated by commas: these are left out.
+SWITCHED_OFF = "KITO_NO_PLUGINS"
 
 
 @dataclass(frozen=True)
@@ -32,17 +35,22 @@ class Registered:
 def manager() -> pluggy.PluginManager:
     """The plugin manager with every plugin that is installed and works.
 
-    A plugin that can't be imported is left out with a warning that names its distribution.
+    A plugin that can't be imported is left out with a warning that names its distribution; one that
+    is switched off is not imported.
     """
+    switched_off = {name.strip() for name in os.environ.get(SWITCHED_OFF, "").split(",")}
     plugins = pluggy.PluginManager(GROUP)
     plugins.add_hookspecs(hookspecs)
     for entry_point in sorted(metadata.entry_points(group=GROUP), key=lambda each: each.name):
+        if switched_off & {entry_point.name, _origin(entry_point).split(" ")[0]}:
+            continue
         try:
             plugins.register(entry_point.load(), name=_origin(entry_point))
         except Exception as error:
             warnings.warn(
                 f"the kito plugin '{entry_point.name}' of {_origin(entry_point)} is left out: "
-                f"{type(error).__name__}: {error}. Repair or uninstall it.",
+                f"{type(error).__name__}: {error}. Repair, uninstall, or switch it off: "
+                f"{SWITCHED_OFF}={entry_point.name}.",
                 stacklevel=2,
             )
     return plugins
@@ -72,7 +80,8 @@ def registry() -> dict[str, Registered]:
             if rule.name in found:
                 raise PluginError(
                     f"{found[rule.name].origin} and {origin} both have a rule named "
-                    f"'{rule.name}'. Uninstall one of them."
+                    f"'{rule.name}'. Uninstall one of them, or switch it off: "
+                    f"{SWITCHED_OFF}=NAME."
                 )
             found[rule.name] = Registered(rule, origin)
     return dict(sorted(found.items()))

@@ -502,3 +502,12 @@ def test_help_and_version_do_not_import_keras():
         assert done.returncode == 0, done.stderr
         assert ("Usage" if option == "--help" else "version") in done.stdout
         assert done.stderr == ""
+
+
+def test_a_plugin_is_switched_off():
+    names = {}
+    for options in ([], ["--no-plugin", "kito-example-plugin"]):
+        done = process("rules", "--json", *options)
+        assert done.returncode == DONE, done.stderr
+        names[bool(options)] = {each["name"] for each in json.loads(done.stdout)["rules"]}
+    assert names[False] - names[True] == {"example_dense_dense"}

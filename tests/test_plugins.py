@@ -89,6 +89,19 @@ def test_a_plugin_with_an_unknown_hook_is_named(monkeypatch, fresh):
         assert "conv_batchnorm" in plugins.registry()
 
 
+@pytest.mark.parametrize("name", ["broken", "broken-plugin", "other, broken"])
+def test_a_plugin_can_be_switched_off(monkeypatch, fresh, name):
+    install(monkeypatch, Point("broken", ImportError("it would warn")))
+    monkeypatch.setenv("KITO_NO_PLUGINS", name)
+    assert "conv_batchnorm" in plugins.registry()
+
+
+def test_the_built_in_rules_can_be_switched_off_too(monkeypatch, fresh):
+    monkeypatch.setenv("KITO_NO_PLUGINS", "builtin")
+    assert "conv_batchnorm" not in plugins.registry()
+    assert "example_dense_dense" in plugins.registry()
+
+
 def test_two_rules_of_one_name_are_an_error_that_names_both(monkeypatch, fresh):
     install(monkeypatch, Point("other", plugin(dense_batchnorm), "other-plugin", "2.0"))
     with pytest.raises(kito.PluginError, match=r"kito .* and other-plugin 2.0 both have a rule"):
