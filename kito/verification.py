@@ -238,6 +238,8 @@ def _epsilon(*models: keras.Model) -> float:
     dtypes = {layer.compute_dtype for model in models for layer in sublayers(model)}
     dtypes |= {str(tensor.dtype) for model in models for tensor in model.outputs}
     floats = [str(dtype) for dtype in dtypes if keras.backend.is_float_dtype(str(dtype))]
+    if "float64" in floats and keras.backend.backend() != "tensorflow":
+        floats.append("float32")  # in which Keras 3.15 computes parts of a float64 model there
     return max(map(_spacing, floats), default=0.0)
 
 

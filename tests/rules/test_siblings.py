@@ -52,7 +52,7 @@ def test_merges_channels_first():
 @settings(max_examples=10, deadline=None)
 @given(
     sizes=st.lists(st.integers(1, 4), min_size=2, max_size=4),
-    activation=st.sampled_from(["linear", "relu", "gelu", "tanh", "mish"]),
+    activation=st.sampled_from(["linear", "relu", "gelu", "elu", "softplus"]),
     data=st.data(),
 )
 def test_merges_any(sizes, activation, data):
@@ -169,7 +169,7 @@ def test_merges_and_splits(cls, biases):
     keras.config.set_dtype_policy(FLOAT64)
     window = [] if cls is Dense else [2]
     linear = [
-        cls(size, *window, use_bias=bias, activation="tanh", name=f"linear_{size}")
+        cls(size, *window, use_bias=bias, activation="elu", name=f"linear_{size}")
         for size, bias in zip((4, 5, 1), biases, strict=True)
     ]
     fast = check_rewrites(parallel(*linear), PARALLEL, times=1)
@@ -186,7 +186,7 @@ def test_merges_and_splits_channels_first():
 @settings(max_examples=10, deadline=None)
 @given(
     sizes=st.lists(st.integers(1, 4), min_size=2, max_size=4),
-    activation=st.sampled_from(["linear", "relu", "gelu", "tanh", "mish"]),
+    activation=st.sampled_from(["linear", "relu", "gelu", "elu", "softplus"]),
     data=st.data(),
 )
 def test_merges_and_splits_any(sizes, activation, data):
