@@ -35,7 +35,7 @@ def can_load(operation: keras.Operation) -> bool:
     """Whether Keras would load what it saves of a layer, in a process that knows its class."""
     cls = type(operation)
     if cls is not keras.layers.Lambda and cls.__module__.startswith("keras.src."):
-        return True
+        return names_activations(operation)
     registered = keras.saving.get_registered_name(cls)
     known = keras.saving.get_registered_object(registered) is cls
     # From these packages Keras imports also what is not registered.

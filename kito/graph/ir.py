@@ -173,7 +173,8 @@ class Layer:
             layers = {node.layer for node in self.graph}
             return sum(layer.parameters for layer in layers)
         if self.source is not None and not self.new_weights:
-            return self.source.count_params() if isinstance(self.source, keras.Layer) else 0
+            variables = self.source.weights if isinstance(self.source, keras.Layer) else ()
+            return sum(math.prod(variable.shape) for variable in variables)
         return sum(math.prod(weight.shape) for weight in self.new_weights.values())
 
     def evolve(self, **changes: Any) -> Layer:

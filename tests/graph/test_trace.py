@@ -531,6 +531,24 @@ def test_declines_to_lay_open_what_can_not_be_loaded(tmp_path):
     check_equivalent(model, keras.saving.load_model(tmp_path / "fast.keras"))
 
 
+@keras.saving.register_keras_serializable()
+class NamelessBlock(Block):
+    """Its activation is a function that the layer inside it can't name in a file."""
+
+    def __init__(self, filters=4, **options):
+        super().__init__(filters, **options)
+        self.nameless = layers.Activation(lambda x: x * ops.sigmoid(1.702 * x))
+
+    def call(self, x):
+        return self.nameless(super().call(x))
+
+
+def test_declines_to_lay_open_an_activation_without_a_name(tmp_path):
+    model = around(NamelessBlock(name="block"))
+    fast = kept_whole(model, "Keras can load it, but not the Activation inside it")
+    check_equivalent(fast, saved_and_loaded(fast, tmp_path))
+
+
 def test_lays_open_a_block_that_can_not_be_loaded_either():
     class Unregistered(SwishBlock):
         pass
