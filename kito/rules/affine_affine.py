@@ -27,7 +27,12 @@ from kito.rules.affine import (
 from kito.rules.batchnorm import check_range
 
 
-@rule(Sourced(chain(first=where(AFFINE, reads_one_tensor), second=AFFINE)), opens=False)
+@rule(
+    Sourced(chain(first=where(AFFINE, reads_one_tensor), second=AFFINE)),
+    # Measured slower on PyTorch, which scales a few channels faster than it normalizes them.
+    default=("tensorflow", "jax", "onnx", "openvino", "litert"),
+    opens=False,
+)
 def affine_affine(source: Node, first: Node, second: Node) -> Call:
     """Merge two affine maps in a row, such as a Rescaling and a Normalization, into one."""
     given = source.outputs[first.input.index]

@@ -81,7 +81,7 @@ def grouped_depthwise(conv: Node) -> Layer:
 
 @rule(
     chain(conv=where((Conv1D, Conv2D, Conv3D), _is_grouped)),
-    default=("tensorflow", "onnx"),
+    default=("tensorflow", "jax", "onnx"),
     late=True,  # what follows the convolution goes into one layer more easily than into many
 )
 def grouped_blocks(conv: Node) -> Call:

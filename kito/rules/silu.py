@@ -29,7 +29,7 @@ def _is_silu(layer: Node) -> bool:
     return function_of(layer) is activations.silu
 
 
-@rule(chain(layer=where(LAYERS, _is_silu)), default=("tensorflow",), opens=False)
+@rule(chain(layer=where(LAYERS, _is_silu)), default=("tensorflow", "openvino"), opens=False)
 def silu(layer: Node) -> Call:
     """Multiply by the sigmoid instead of applying silu."""
     x, name, dtype = without_activation(layer), f"{layer.name}_sigmoid", layer.layer.config["dtype"]

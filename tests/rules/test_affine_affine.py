@@ -190,3 +190,8 @@ def test_does_not_match_a_subclass():
     report = explain(model_of(Squared(2.0), Rescaling(2.0)), RULES)
     assert not report.applied
     assert not report.declined
+
+
+def test_is_a_default_where_it_was_measured_to_help():
+    assert affine_affine.is_default("tensorflow")
+    assert not affine_affine.is_default("torch")

@@ -304,5 +304,6 @@ def test_blocks_decline_what_tensorflow_would_fuse():
 
 def test_blocks_are_for_tensorflow_and_what_is_exported_from_it():
     assert grouped_blocks.is_default("tensorflow")
+    assert grouped_blocks.is_default("jax")
     assert not grouped_blocks.is_default("torch")
     assert grouped_depthwise.is_default("torch")

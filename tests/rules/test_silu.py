@@ -154,5 +154,6 @@ def test_leaves_a_subclass():
 
 def test_is_for_tensorflow():
     assert silu.is_default("tensorflow")
+    assert silu.is_default("openvino")
     assert not silu.is_default("jax")
     assert not silu.opens
