@@ -85,6 +85,16 @@ def random_models(session: nox.Session) -> None:
 
 
 @nox.session
+def mutants(session: nox.Session) -> None:
+    """Plant bugs in the built-in rules, and see whether validation finds them; half an hour.
+
+    Arguments go to the script: `nox -s mutants -- --only conv_batchnorm --examples 200`.
+    """
+    session.install(".[testing]", *group("bench"))
+    session.run("python", "benchmarks/mutants.py", *session.posargs, env=QUIET)
+
+
+@nox.session
 def bench(session: nox.Session) -> None:
     """Measure the conversion of real networks, and write the figures to benchmarks/results.
 

@@ -706,14 +706,16 @@ def compute_dtype() -> str:
 def layout(
     draw: DrawFn, x: Tensor, *, everywhere: bool = False
 ) -> tuple[str, tuple[int | None, ...], int]:
-    """A data format in which a convolution can read the tensor, the sizes and the channels.
+    """A data format in which a convolution can read the tensor, the sizes and the channels; mostly
+    Keras' `image_data_format`.
 
     Args:
         everywhere: the layer takes channels_first in every dtype.
     """
     # On the CPU TensorFlow has convolutions of channels_first in float32 only.
     possible = x.shape[1] is not None and (everywhere or compute_dtype() == "float32")
-    if possible and rarely(draw, 6):
+    usual = keras.config.image_data_format() == "channels_first"
+    if possible and rarely(draw, 6) != usual:
         return "channels_first", tuple(x.shape[2:]), x.shape[1]
     return "channels_last", tuple(x.shape[1:-1]), x.shape[-1]
 
@@ -738,10 +740,13 @@ def window(
         st.sampled_from(("plain", "strides", "dilation") if dilation else ("plain", "strides"))
     )
     rate = 2 if kind == "dilation" else 1
-    kernel = []
-    for size in sizes:
-        most = 3 if padding != "valid" or size is None else min(3, (size - 1) // rate + 1)
-        kernel.append(draw(st.integers(1, most)))
+    most = [
+        3 if padding != "valid" or size is None else min(3, (size - 1) // rate + 1)
+        for size in sizes
+    ]
+    kernel = [draw(st.integers(1, min(most)))] * len(sizes)
+    if len(sizes) > 1 and rarely(draw, 3):
+        kernel = [draw(st.integers(1, largest)) for largest in most]
     strides = [1 for _ in sizes]
     if kind == "strides":
         strides = [2 for _ in sizes] if square else [draw(st.integers(1, 2)) for _ in sizes]
@@ -760,7 +765,8 @@ def options(draw: DrawFn) -> dict[str, Any]:
 
 def inner(draw: DrawFn) -> str | None:
     """The activation inside a linear layer: mostly none, or the rules have nothing to do."""
-    return draw(st.sampled_from((None, None, None, None, "linear", "relu", "tanh", "silu")))
+    kinds = (None, None, None, None, "linear", "relu", "tanh", "silu", "gelu")
+    return draw(st.sampled_from(kinds))
 
 
 # --- the property --------------------------------------------------------------------------------
@@ -788,7 +794,7 @@ def check(model: keras.Model, rules: Sequence[str | Rule] | None = None) -> Repo
     if not _is_as_inferred(model, before["outputs"]):
         hypothesis.reject()
     report = Report()
-    fast = optimize(model, rules, report=report)
+    fast = optimize(model, rules, strict=True, report=report)
     fast.run_eagerly = True
     for what, value in _state(model, inputs).items():
         keras.tree.assert_same_structure(before[what], value)
@@ -804,9 +810,9 @@ def check(model: keras.Model, rules: Sequence[str | Rule] | None = None) -> Repo
         if not any(str(layer.compute_dtype) in HALF for layer in sublayers(model)):
             raise
         precise = _more_precise(model, inputs)
-        check_equivalent(precise, optimize(precise, rules))
+        check_equivalent(precise, optimize(precise, rules, strict=True))
     again = Report()
-    optimize(fast, rules, report=again)
+    optimize(fast, rules, strict=True, report=again)
     assert not again.applied, f"optimizing the result rewrote it again\n{again}"
     grown = sum(applied.parameters for applied in report.applied)
     assert fast.count_params() == model.count_params() + grown, (

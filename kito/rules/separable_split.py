@@ -18,7 +18,7 @@ from keras.layers import (
     SeparableConv2D,
 )
 
-from kito.definition import Layer, Node, chain, rule
+from kito.definition import Decline, Layer, Node, chain, rule
 
 HALVES = {
     SeparableConv1D: (DepthwiseConv1D, Conv1D),
@@ -30,6 +30,9 @@ GEOMETRY = ("kernel_size", "strides", "padding", "dilation_rate", "depth_multipl
 @rule(chain(conv=tuple(HALVES)), default=False, opens=False)
 def separable_split(conv: Node) -> list[Layer]:
     """Make two convolutions of a separable one."""
+    if conv.data_format == "channels_first" and conv.output.dtype != "float32":
+        # On the CPU TensorFlow has plain convolutions of channels_first in float32 only.
+        raise Decline(f"{conv.name} is channels_first and computes in {conv.output.dtype}")
     depthwise, pointwise = HALVES[conv.layer.cls]
     common = {"dtype": conv.layer.config["dtype"], "data_format": conv.data_format}
     first = Layer.new(
