@@ -143,3 +143,9 @@ def test_two_given_rules_of_one_name_are_an_error():
     twin = kito.rule(dense_batchnorm.pattern, name="dense_batchnorm")(lambda dense, bn: dense.layer)
     with pytest.raises(kito.PluginError, match="two of the given rules have the name"):
         plugins.select([dense_batchnorm, twin])
+
+
+@pytest.mark.parametrize("biases", [(True, True), (True, False), (False, True), (False, False)])
+def test_the_rule_of_the_example_plugin(biases):
+    row = [Dense(n, use_bias=bias) for n, bias in zip((6, 3), biases, strict=True)]
+    check_rewrites(keras.Sequential([keras.Input((4,)), *row]), ["example_dense_dense"], times=1)

@@ -1,5 +1,6 @@
 """Two Dense layers with nothing between them are one: x @ (first @ second)."""
 
+import numpy as np
 from keras.layers import Dense
 
 from kito import Decline, chain, hookimpl, rule
@@ -13,10 +14,12 @@ def example_dense_dense(first, second):
     kernel = first.kernel.astype("float64") @ second.kernel
     if kernel.size > first.kernel.size + second.kernel.size:
         raise Decline("the product is larger than its factors")
-    bias = (first.bias if first.use_bias else 0.0) @ second.kernel if first.use_bias else 0.0
-    return second.evolve(
-        use_bias=True, kernel=kernel, bias=bias + (second.bias if second.use_bias else 0.0)
-    )
+    bias = np.zeros(kernel.shape[-1])
+    if first.use_bias:
+        bias += first.bias @ second.kernel
+    if second.use_bias:
+        bias += second.bias
+    return second.evolve(use_bias=True, kernel=kernel, bias=bias)
 
 
 @hookimpl
