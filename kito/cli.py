@@ -345,8 +345,13 @@ def list_rules(as_json: bool) -> None:
 
 def default_of(rule: Rule) -> str:
     """For which targets a rule is used without being asked."""
+    from kito.definition import TARGETS
+
     if isinstance(rule.default, bool):
         return "yes" if rule.default else "no"
+    others = set(TARGETS) - rule.default
+    if len(others) < len(rule.default):
+        return f"not {', '.join(sorted(others))}"
     return ", ".join(sorted(rule.default))
 
 

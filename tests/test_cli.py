@@ -196,6 +196,7 @@ def test_rules():
     shown = kito("rules")
     assert shown.exit_code == DONE
     assert "Write gelu with the error function." in shown.stdout
+    assert "not torch" in shown.stdout
     listed = {each["name"]: each for each in json.loads(kito("rules", "--json").stdout)["rules"]}
     assert list(listed) == list(plugins.registry())
     assert listed["conv_batchnorm"]["default"] == list(TARGETS)
