@@ -40,6 +40,9 @@ T = TypeVar("T")
 # Rule, path of the graph, and layers.
 Rewrite = tuple[str, tuple[str, ...], tuple[str, ...]]
 
+# Layers that give integers for integers, so that what follows can't be moved past their rounding.
+ROUNDING = (keras.layers.LayerNormalization, keras.layers.SpectralNormalization)
+
 # Layers that take their tensors as one list.
 MERGES = (
     keras.layers.Add,
@@ -603,7 +606,13 @@ def _check_integers(site: _Site, call: Call) -> None:
     """Integers and booleans are not cast to what a layer computes in: each class does with them as
     it likes, and some can't take them.
     """
-    known = {(cls, ref) for node in site.match.nodes for ref in node.refs for cls in _classes(node)}
+    known = {
+        (cls, ref)
+        for node in site.match.nodes
+        if node.layer.cls not in ROUNDING
+        for ref in node.refs
+        for cls in _classes(node)
+    }
     for ref in keras.tree.flatten((call.args, call.kwargs)):
         if isinstance(ref, Ref) and (call.layer.cls, ref) not in known:
             dtype = site.graph.tensor(ref).dtype

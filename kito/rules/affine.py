@@ -146,6 +146,12 @@ def affine_of(node: Node, given: Tensor) -> Affine:
             f"{node.name} has a constant of the shape {scale.shape} for a tensor of the shape "
             f"{given.shape}: it is not one for each channel"
         )
+    if node.layer.cls is AddOperation and axis < len(given.shape) - 1:
+        # Keras 3.15 on TensorFlow adds a vector along the last axis, or else axis 1, if that is as
+        # long, whatever axis the vector has.
+        guessed = {given.shape[-1]} if axis == 1 else {given.shape[-1], given.shape[1]}
+        if guessed & {None, scale.size}:
+            raise Decline(f"{node.name} adds a vector that Keras may add along another axis")
     scale, shift = scale.reshape(-1), shift.reshape(-1)
     if (scale == scale[0]).all() and (shift == shift[0]).all():
         return Affine(node.name, scale[0], shift[0], None)

@@ -195,3 +195,11 @@ def test_does_not_match_a_subclass():
 def test_is_a_default_where_it_was_measured_to_help():
     assert affine_affine.is_default("tensorflow")
     assert not affine_affine.is_default("torch")
+
+
+def test_declines_a_sum_that_keras_may_compute_along_another_axis():
+    x = keras.Input((4, 4))
+    shift = np.arange(4.0, dtype="float32").reshape(4, 1)
+    model = keras.Model(x, keras.ops.add(keras.ops.add(x, 0.5), shift))
+    (declined,) = explain(model, [affine_affine]).declined
+    assert "may add along another axis" in declined.reason

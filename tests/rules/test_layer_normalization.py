@@ -203,3 +203,10 @@ def test_is_a_default_where_it_was_measured_to_help():
     assert layer_normalization_dense.is_default("tensorflow")
     assert not layer_normalization_dense.is_default("jax")
     assert not layer_normalization_dense.is_default("torch")
+
+
+def test_declines_integers_to_which_keras_rounds():
+    inputs = keras.Input((5,), dtype="int32")
+    model = keras.Model(inputs, Dense(3)(LayerNormalization(name="norm")(inputs)))
+    (declined,) = explain(model, RULES).declined
+    assert declined.reason == "norm reads int32"
