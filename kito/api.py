@@ -15,6 +15,7 @@ from kito.errors import GraphError, InputError, KitoError, first_line
 from kito.faults import build_right
 from kito.graph.change import Recorder
 from kito.graph.codegen import codegen, copy_compile_state
+from kito.graph.ir import Graph
 from kito.graph.lift import lift
 from kito.graph.rewrite import Course, rewrite
 from kito.precision import lower
@@ -72,10 +73,7 @@ def optimize(
     selected = plugins.select(rules, target)
 
     def attempt(rules: Sequence[Rule], report: Report, course: Course) -> keras.Model:
-        graph = lift(model, anchors(rules), report)
-        recorder = Recorder(graph)
-        rewrite(graph, rules, report, course)
-        report.change = recorder.change()
+        graph = rewritten(model, rules, report, course)
         if precision is not None:
             lower(graph, precision)
         graph.verify()
@@ -121,12 +119,19 @@ def explain(
     Raises: what `optimize` raises.
     """
     report = Report()
-    selected = plugins.select(rules, target)
-    graph = lift(model, anchors(selected), report)
-    recorder = Recorder(graph)
-    rewrite(graph, selected, report)
-    report.change = recorder.change()
+    rewritten(model, plugins.select(rules, target), report)
     return report
+
+
+def rewritten(
+    model: keras.Model, rules: Sequence[Rule], report: Report, course: Course | None = None
+) -> Graph:
+    """The graph of the model after its rewrites, which the report then has, see `rewrite`."""
+    graph = lift(model, anchors(rules), report)
+    recorder = Recorder(graph)
+    rewrite(graph, rules, report, course)
+    report.change = recorder.change()
+    return graph
 
 
 def anchors(rules: Sequence[Rule]) -> frozenset[type]:
