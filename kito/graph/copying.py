@@ -8,14 +8,17 @@ from __future__ import annotations
 
 import contextlib
 import tempfile
-import types
 from collections.abc import Iterator
+from types import FunctionType as Function
 from typing import Any
 
 import keras
 import numpy as np
 
 from kito.graph.keras_internals import complete_config, own_attributes, sublayers
+
+# Where a layer keeps the functions that it applies.
+ACTIVATIONS = ("activation", "recurrent_activation")
 
 
 class CannotCopyError(Exception):
@@ -48,13 +51,19 @@ def names_activations(layer: keras.Layer) -> bool:
     Keras writes a function's name only; it may not find a function of that name, or find its own.
     And it forgets the weights of a layer that is used as a function.
     """
-    return all(_is_named(vars(layer).get(name)) for name in ("activation", "recurrent_activation"))
+    return all(_is_named(vars(layer).get(name)) for name in ACTIVATIONS)
+
+
+def _same_activations(one: keras.Layer, other: keras.Layer) -> bool:
+    """Whether two layers apply the same functions: a composite may hand them to what it holds."""
+    pairs = [(vars(one).get(name), vars(other).get(name)) for name in ACTIVATIONS]
+    return all(old is new or (isinstance(old, Function) and _equal(old, new)) for old, new in pairs)
 
 
 def _is_named(activation: Any) -> bool:
     if isinstance(activation, keras.Layer):
         return not activation.weights
-    if not isinstance(activation, types.FunctionType):
+    if not isinstance(activation, Function):
         return True
     name = activation.__name__
     if name == "<lambda>":
@@ -116,7 +125,7 @@ def copy_state(source: keras.Layer, copy: keras.Layer) -> None:
             raise CannotCopyError(f"{old_part.name} has a `call` of its own, not that of its class")
         if old_part.dtype_policy != new_part.dtype_policy:
             raise CannotCopyError(f"its configuration gives {new_part.name} another dtype policy")
-        if not names_activations(old_part):
+        if not (names_activations(old_part) or _same_activations(old_part, new_part)):
             raise CannotCopyError(f"its configuration lacks the activation of {old_part.name}")
         if lost := [
             name for name in own_attributes(old_part) if _differs(name, old_part, new_part)
@@ -141,13 +150,13 @@ def _differs(name: str, source: keras.Layer, copy: keras.Layer) -> bool:
 def _equal(one: Any, other: Any) -> bool:
     if isinstance(one, np.ndarray):
         return np.array_equal(one, other)
-    if isinstance(one, types.FunctionType) and isinstance(other, types.FunctionType):
+    if isinstance(one, Function) and isinstance(other, Function):
         return one.__code__ == other.__code__ and _closure(one) == _closure(other)
-    plain = (bool, int, float, str, type(None), types.FunctionType)
+    plain = (bool, int, float, str, type(None), Function)
     return bool(one == other) if isinstance(one, plain) else True
 
 
-def _closure(function: types.FunctionType) -> list[str]:
+def _closure(function: Function) -> list[str]:
     """The values that a function took along when it was defined."""
     values = [cell.cell_contents for cell in function.__closure__ or ()]
     return [repr(value) for value in (*values, function.__defaults__)]

@@ -6,7 +6,9 @@ is it found out which of them is at fault.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+import contextlib
+from collections.abc import Callable, Iterable, Iterator
+from functools import partial
 from typing import Any
 
 import keras
@@ -56,7 +58,8 @@ def check_faithful(
                 each for leaf, each in zip(leaves, data, strict=True) if isinstance(leaf, Tensor)
             ]
             positional, named = keras.tree.pack_sequence_as((args, kwargs), data)
-            with keras.StatelessScope():  # whatever the call assigns to variables is forgotten
+            # Whatever the call assigns to variables is forgotten.
+            with keras.StatelessScope(), remembered(_leaves(graph, opened)):
                 outputs = source(*positional, **{**named, "training": False})
                 recorded = evaluate(graph, given, opened)
             keras.tree.assert_same_structure(outputs, recorded)
@@ -102,6 +105,52 @@ def _call(node: Node, args: Any, kwargs: Any, opened: Opened) -> Any:
     if takes_training(layer.cls.call):
         kwargs = {"training": False, **kwargs}
     return layer.source(*args, **kwargs)
+
+
+def _leaves(graph: Graph, opened: Opened) -> Iterator[keras.Layer]:
+    """The layers that `evaluate` calls."""
+    for node in graph:
+        if node.layer.graph is not None and opened(node.layer):
+            yield from _leaves(node.layer.graph, opened)
+        elif isinstance(node.layer.source, keras.Layer):
+            yield node.layer.source
+
+
+@contextlib.contextmanager
+def remembered(layers: Iterable[keras.Layer]) -> Iterator[None]:
+    """Let a layer that gets what it had before answer as it did then.
+
+    A trace calls the layers that the composite calls. What must be computed twice is only what
+    lies between them.
+    """
+    patched = {id(layer): layer for layer in layers}.values()
+    for layer in patched:
+        vars(layer)["call"] = partial(_answer, [], layer.call)  # not setattr: it would be tracked
+    try:
+        yield
+    finally:
+        for layer in patched:
+            del vars(layer)["call"]
+
+
+def _answer(
+    before: list[tuple[list[Any], Any]], call: Callable[..., Any], *args: Any, **kwargs: Any
+) -> Any:
+    given = keras.tree.flatten((args, kwargs))
+    for known, outputs in before:
+        if len(known) == len(given) and all(map(_is_same, known, given)):
+            return outputs
+    outputs = call(*args, **kwargs)
+    before.append((given, outputs))
+    return outputs
+
+
+def _is_same(one: Any, other: Any) -> bool:
+    if one is other or not keras.ops.is_tensor(one) or not keras.ops.is_tensor(other):
+        return one is other
+    return (one.dtype, one.shape) == (other.dtype, other.shape) and np.array_equal(
+        to_numpy(one), to_numpy(other)
+    )
 
 
 def _data(rng: np.random.Generator, leaf: Any, batch: int, size: int) -> Any:

@@ -245,13 +245,25 @@ def untouched(layer: keras.Layer) -> Iterator[None]:
             del part._inbound_nodes[inbound:]
             del part._outbound_nodes[outbound:]
             now = vars(part)
-            for name in {*now, *attributes} - CHANGED_BY_ANY_CALL:
-                if now.get(name, before) is not attributes.get(name, before):
-                    changed.append(f"{part.name}.{name}")
+            if not _was_built_by_the_call(attributes, now, type(part)):
+                for name in {*now, *attributes} - CHANGED_BY_ANY_CALL:
+                    if now.get(name, before) is not attributes.get(name, before):
+                        changed.append(f"{part.name}.{name}")
             now.clear()
             now.update(attributes)
     if changed:
         raise StatefulCallError(f"its call changes {', '.join(sorted(changed))}")
+
+
+def _was_built_by_the_call(
+    before: dict[str, Any], now: dict[str, Any], cls: type[keras.Layer]
+) -> bool:
+    """Whether a layer of Keras has changed only as any layer does when it is built.
+
+    What a composite holds is not yet built where Keras has not run it, but only asked it for the
+    shapes of its outputs.
+    """
+    return cls.__module__.startswith("keras.src.") and not before["built"] and now["built"]
 
 
 class StatefulCallError(Exception):

@@ -91,7 +91,7 @@ def _record(layer: keras.Layer, args: Any, kwargs: Any) -> Functional:
     outputs = layer.call(*args, **kwargs)
     if not all(isinstance(leaf, keras.KerasTensor) for leaf in keras.tree.flatten(outputs)):
         raise UntraceableError("its call returns something that is not a tensor")
-    return Functional(inputs if len(inputs) > 1 else inputs[0], outputs)
+    return keras.Function(inputs if len(inputs) > 1 else inputs[0], outputs)
 
 
 def _record_of_any_batch(layer: keras.Layer, args: Any, kwargs: Any) -> Functional:
@@ -131,7 +131,7 @@ def _record_of_any_batch(layer: keras.Layer, args: Any, kwargs: Any) -> Function
     inputs, outputs = keras.tree.map_structure(
         lambda tensor: tensors[id(tensor)], structures(fixed)
     )
-    return Functional(inputs, outputs)
+    return keras.Function(inputs, outputs)
 
 
 def _of_any_batch(operation: keras.Operation) -> keras.Operation:

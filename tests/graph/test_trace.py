@@ -92,6 +92,26 @@ def test_blocks_in_blocks():
     check_rewrites(around(Stage()), FOLDS, times=2)
 
 
+@keras.saving.register_keras_serializable("test_trace")
+class ResidualBlock(Block):
+    """Keras infers its shape without running it, so nothing has built its `Add`."""
+
+    def __init__(self, filters=3, **options):
+        super().__init__(filters, **options)
+        self.add = layers.Add()
+
+    def call(self, x, training=None):
+        return self.add([x, super().call(x, training=training)])
+
+
+def test_a_block_holds_a_layer_that_is_not_built_yet():
+    block = ResidualBlock()
+    model = around(block, block)
+    kito.explain(model, FOLDS)
+    assert not block.add.built
+    check_rewrites(model, FOLDS, times=1)
+
+
 def test_a_block_that_is_called_twice_is_one_model():
     block = Block(3)
     model = around(block, block)
@@ -200,6 +220,25 @@ def test_declines_what_a_trace_does_not_show(block, shape, reason):
     assert {**vars(composite), "_called": True} == {**before, "_called": True}
     if block is not RandomBlock:
         check_equivalent(model, fast)
+
+
+@pytest.mark.parametrize("size", [8, None])
+def test_a_layer_inside_runs_once_on_the_same_data(size):
+    """Convolutions are most of what checking a trace costs."""
+    ran = []
+
+    class Watched(Conv2D):
+        def call(self, x):
+            if not isinstance(x, keras.KerasTensor):
+                ran.append(tuple(x.shape))
+            return super().call(x)
+
+    block = Block(3)
+    block.conv = Watched(3, 3, padding="same", name="conv")
+    model = around(block, shape=(size, size, 3))
+    ran.clear()
+    kito.explain(model, FOLDS)
+    assert ran == ([(2, 8, 8, 3)] if size else [(2, 32, 32, 3), (1, 40, 40, 3)])
 
 
 def test_declines_a_block_that_leaves_keras():
@@ -546,6 +585,7 @@ class NamelessBlock(Block):
 def test_declines_to_lay_open_an_activation_without_a_name(tmp_path):
     model = around(NamelessBlock(name="block"))
     fast = kept_whole(model, "Keras can load it, but not the Activation inside it")
+    assert fast.get_layer("block") is not model.get_layer("block")
     check_equivalent(fast, saved_and_loaded(fast, tmp_path))
 
 
