@@ -105,6 +105,26 @@ def bench(session: nox.Session) -> None:
 
 
 @nox.session
+def scale(session: nox.Session) -> None:
+    """Measure time and memory on ever larger models, and write the figures; hours.
+
+    Arguments go to the script: `nox -s scale -- --only chain --again`.
+    """
+    session.install(".[draw]", *group("bench"))
+    session.run("python", "benchmarks/scale.py", *session.posargs, env=QUIET)
+
+
+@nox.session
+def soak(session: nox.Session) -> None:
+    """Optimize a thousand models in one process, and write down how much memory it takes.
+
+    Arguments go to the script: `nox -s soak -- --turns 100`.
+    """
+    session.install(".", *group("bench"))
+    session.run("python", "benchmarks/soak.py", *session.posargs, env=QUIET)
+
+
+@nox.session
 def speed(session: nox.Session) -> None:
     """Measure how much faster networks run, and write the figures to benchmarks/results.
 
@@ -122,3 +142,23 @@ def rules(session: nox.Session) -> None:
     """
     session.install(".", *group("bench"))
     session.run("python", "benchmarks/rules.py", *session.posargs, env=QUIET)
+
+
+@nox.session
+def bad_files(session: nox.Session) -> None:
+    """Give the command every file of the catalogue of bad files, and write down what it says.
+
+    Arguments go to the script: `nox -s bad_files -- --only "zip bomb"`.
+    """
+    session.install(".", *group("bench"))
+    session.run("python", "benchmarks/bad_files.py", *session.posargs, env=QUIET)
+
+
+@nox.session
+def fuzz_files(session: nox.Session) -> None:
+    """Give the command thousands of spoilt files, and count what it does; half an hour.
+
+    Arguments go to the script: `nox -s fuzz_files -- --files 200 --seed 7`.
+    """
+    session.install(".", *group("bench"))
+    session.run("python", "benchmarks/fuzz_files.py", *session.posargs, env=QUIET)

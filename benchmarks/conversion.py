@@ -1,9 +1,9 @@
-"""Measure what `kito.optimize` costs and what it saves, on real networks and on long chains.
+"""Measure what `kito.optimize` costs and what it saves, on real networks.
 
-    nox -s bench                                    all networks
-    nox -s bench -- --only ResNet50 --repeats 3     some
+    python benchmarks/conversion.py                                 all networks
+    python benchmarks/conversion.py --only ResNet50 --repeats 3     some
 
-Three questions, three sections:
+Two questions, two tables:
 
 networks  How long does the conversion take, next to Keras' own copy of the model (`clone_model`
           and `set_weights`)? Both run in turns in this process; figures are medians. How far apart
@@ -12,31 +12,21 @@ networks  How long does the conversion take, next to Keras' own copy of the mode
 memory    How much memory does the conversion need on top of what was there before, the result
           included, as a multiple of the model's weights? And the copy? Each has a process of its
           own, in which the figure is the rise of the resident set to its peak.
-scaling   Does the time per layer stay the same when models grow? Chains of Conv2D,
-          BatchNormalization and ReLU with few channels, so that structure is all that costs.
 
-The figures go to benchmarks/results: a CSV file for each section, all of them as tables in
-`conversion.md`; README.md quotes them between two marks. A run of some networks updates their rows
-and leaves the others.
+The figures go to benchmarks/results: networks.csv, memory.csv, and both as tables to
+conversion.md; README.md quotes them between two marks. A run of some networks updates their rows
+and leaves the others. How time and memory grow with the model is measured by `scale.py`.
 """
 
 from __future__ import annotations
 
-import contextlib
-import csv
-import ctypes
 import gc
-import importlib.metadata
 import json
-import math
 import os
-import platform
 import subprocess
 import sys
-import threading
 import time
-from collections.abc import Callable, Sequence
-from functools import partial
+from collections.abc import Callable
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -46,73 +36,46 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 import click
 import keras
-import numpy as np
-from rich.console import Console
-from rich.progress import MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+from large_models import chain
+from machine import machine, machines
+from memory import MEGABYTE, PeakMemory
+from readme import quote
+from rows import RESULTS, Row, read, table, write
+from ways import WAYS, weight_bytes
 
 import kito
 from kito.api import NORMALIZATION_RULES
 
-ROOT = Path(__file__).resolve().parent.parent
-RESULTS = ROOT / "benchmarks" / "results"
-README = ROOT / "README.md"
-START, END = "<!-- figures: start -->", "<!-- figures: end -->"
+sys.path.append(str(Path(__file__).resolve().parent.parent / "tests"))
+from networks import NETWORKS, Network, randomize
 
-sys.path.insert(0, str(ROOT / "tests"))
-from networks import NETWORKS, Network, randomize  # noqa: E402 (from the line above)
-
-LENGTHS = (100, 1_000, 5_000)
-MEGABYTE = 2**20
-
-Row = dict[str, Any]
-
-# Columns of the files: name, heading in the table, format in the table (empty: not in the table).
-COLUMNS: dict[str, tuple[tuple[str, str, str], ...]] = {
-    "networks": (
-        ("network", "network", "s"),
-        ("parameters_before", "parameters", ",d"),
-        ("parameters_after", "after", ",d"),
-        ("folded", "folded", "d"),
-        ("relative_difference", "largest relative difference", ".1e"),
-        ("optimize_seconds", "optimize, s", ".2f"),
-        ("clone_seconds", "clone, s", ".2f"),
-        ("ratio", "optimize : clone", ".2f"),
-        ("repeats", "runs", "d"),
-        ("machine", "", ""),
+TIMES = RESULTS / "networks.csv"
+MEMORY = RESULTS / "memory.csv"
+PAGE = RESULTS / "conversion.md"
+COLUMNS = {
+    TIMES: (
+        "network",
+        "parameters_before",
+        "parameters_after",
+        "folded",
+        "relative_difference",
+        "optimize_seconds",
+        "clone_seconds",
+        "ratio",
+        "repeats",
+        "machine",
     ),
-    "memory": (
-        ("network", "network", "s"),
-        ("weights_mb", "weights, MB", ".1f"),
-        ("optimize_mb", "optimize, MB", ".1f"),
-        ("clone_mb", "clone, MB", ".1f"),
-        ("ratio", "optimize : weights", ".2f"),
-        ("clone_ratio", "clone : weights", ".2f"),
-        ("machine", "", ""),
-    ),
-    "scaling": (
-        ("layers", "layers", ",d"),
-        ("optimize_seconds", "optimize, s", ".2f"),
-        ("optimize_ms_per_layer", "ms a layer", ".3f"),
-        ("clone_seconds", "clone, s", ".2f"),
-        ("clone_ms_per_layer", "clone, ms a layer", ".3f"),
-        ("ratio", "optimize : clone", ".2f"),
-        ("repeats", "runs", "d"),
-        ("machine", "", ""),
+    MEMORY: (
+        "network",
+        "weights_mb",
+        "optimize_mb",
+        "clone_mb",
+        "ratio",
+        "clone_ratio",
+        "machine",
     ),
 }
-
-
-# --- what is measured ---------------------------------------------------------------------------
-
-
-def clone(model: keras.Model) -> keras.Model:
-    """Keras' own way to a second model with the same weights: what conversion is compared with."""
-    copy = keras.models.clone_model(model)
-    copy.set_weights(model.get_weights())
-    return copy
-
-
-WAYS: dict[str, Callable[[keras.Model], Any]] = {"optimize": kito.optimize, "clone": clone}
+BY_NAME = {network.name: network for network in NETWORKS}
 
 
 def timed(function: Callable[[keras.Model], Any], model: keras.Model) -> float:
@@ -125,264 +88,131 @@ def timed(function: Callable[[keras.Model], Any], model: keras.Model) -> float:
 
 def in_turns(model: keras.Model, repeats: int) -> tuple[float, float]:
     """The median seconds of optimize and of clone, run alternately, after one run of each."""
-    for function in WAYS.values():
+    ways = [WAYS[way] for way in ("optimize", "clone")]
+    for function in ways:
         function(model)
-    times = [[timed(function, model) for function in WAYS.values()] for _ in range(repeats)]
+    times = [[timed(function, model) for function in ways] for _ in range(repeats)]
     optimizing, cloning = zip(*times, strict=True)
     return median(optimizing), median(cloning)
 
 
-def measure_network(network: Network, repeats: int) -> Row:
-    """One row of the section `networks`."""
+def measure_times(network: Network, repeats: int) -> Row:
+    """One row of networks.csv."""
+    keras.utils.clear_session()
     keras.utils.set_random_seed(1)
-    model = network.build()
-    randomize(model, seed=1)
+    model = randomize(network.build(), seed=1)
     report = kito.explain(model, NORMALIZATION_RULES)
     parameters = model.count_params()
-    fast = kito.optimize(model)
-    comparison = kito.compare(model, fast, batch_size=2, repeats=1)
-    del fast
+    comparison = kito.compare(model, kito.optimize(model), batch_size=2, repeats=1)
     optimizing, cloning = in_turns(model, repeats)
     return {
         "network": network.name,
-        "parameters_before": parameters,
-        "parameters_after": parameters + sum(each.parameters for each in report.applied),
-        "folded": sum(report.folded.values()),
-        "relative_difference": comparison.relative,
-        "optimize_seconds": optimizing,
-        "clone_seconds": cloning,
-        "ratio": optimizing / cloning,
-        "repeats": repeats,
+        "parameters_before": str(parameters),
+        "parameters_after": str(parameters + sum(each.parameters for each in report.applied)),
+        "folded": str(sum(report.folded.values())),
+        "relative_difference": f"{comparison.relative:.2e}",
+        "optimize_seconds": f"{optimizing:.3f}",
+        "clone_seconds": f"{cloning:.3f}",
+        "ratio": f"{optimizing / cloning:.3f}",
+        "repeats": str(repeats),
+        "machine": machine("tensorflow"),
     }
-
-
-def chain(layers: int) -> keras.Model:
-    """A chain of convolution, normalization and ReLU, of that many layers."""
-    # Keras walks up a model by recursion, one step a layer.
-    sys.setrecursionlimit(max(sys.getrecursionlimit(), 2 * layers + 1_000))
-    kinds = (
-        lambda: keras.layers.Conv2D(2, 1),
-        keras.layers.BatchNormalization,
-        keras.layers.ReLU,
-    )
-    inputs = tensor = keras.Input((4, 4, 2))
-    for index in range(layers):
-        tensor = kinds[index % 3]()(tensor)
-    return keras.Model(inputs, tensor)
-
-
-def measure_chain(layers: int, repeats: int) -> Row:
-    """One row of the section `scaling`."""
-    optimizing, cloning = in_turns(chain(layers), repeats)
-    return {
-        "layers": layers,
-        "optimize_seconds": optimizing,
-        "optimize_ms_per_layer": 1000 * optimizing / layers,
-        "clone_seconds": cloning,
-        "clone_ms_per_layer": 1000 * cloning / layers,
-        "ratio": optimizing / cloning,
-        "repeats": repeats,
-    }
-
-
-class PeakMemory:
-    """The peak of this process' resident memory inside a `with` block, above what it was before.
-
-    Linux keeps the peak itself and can reset it. Where that is not allowed, a thread looks.
-    """
-
-    def __enter__(self) -> PeakMemory:
-        gc.collect()
-        _return_free_memory()
-        self._stop = threading.Event()
-        self._thread = threading.Thread(target=self._watch, daemon=True)
-        self._before = self._highest = _resident("VmRSS")
-        try:
-            Path("/proc/self/clear_refs").write_text("5")
-            self._exact = True
-        except OSError:
-            self._exact = False
-            self._thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        if self._exact:
-            self._highest = _resident("VmHWM")
-        else:
-            self._stop.set()
-            self._thread.join()
-        self.extra = self._highest - self._before
-
-    def _watch(self) -> None:
-        while not self._stop.wait(0.001):
-            self._highest = max(self._highest, _resident("VmRSS"))
-
-
-def _resident(entry: str) -> int:
-    """Bytes, from an entry of /proc/self/status."""
-    for line in Path("/proc/self/status").read_text().splitlines():
-        if line.startswith(entry + ":"):
-            return int(line.split()[1]) * 1024
-    raise LookupError(entry)
-
-
-def _return_free_memory() -> None:
-    """Give what the allocator keeps for later back, lest its reuse pass for no use at all."""
-    with contextlib.suppress(OSError, AttributeError):
-        ctypes.CDLL(None).malloc_trim(0)
 
 
 def extra_memory(network: Network, function: Callable[[keras.Model], Any]) -> dict[str, int]:
     """Bytes of the model's weights, and of the peak above them. The process must be a fresh one."""
     function(chain(30))  # what TensorFlow allocates once does not count
     model = network.build()
-    weights = sum(
-        math.prod(variable.shape) * np.dtype(variable.dtype).itemsize for variable in model.weights
-    )
     with PeakMemory() as peak:
         result = function(model)
     del result
-    return {"weights": weights, "extra": peak.extra}
+    return {"weights": weight_bytes(model), "extra": peak.extra}
 
 
 def measure_memory(network: Network) -> Row:
-    """One row of the section `memory`, from a process for each way of conversion."""
+    """One row of memory.csv, from a process for each way of conversion."""
     found = {}
-    for way in WAYS:
+    for way in ("optimize", "clone"):
         command = [sys.executable, __file__, "--memory-of", network.name, way]
         done = subprocess.run(command, capture_output=True, text=True, check=False)
         if done.returncode:
             raise click.ClickException(f"no memory of {network.name}, {way}:\n{done.stderr}")
         found[way] = json.loads(done.stdout.splitlines()[-1])
+    weights = found["optimize"]["weights"]
+    optimizing, cloning = (found[way]["extra"] for way in ("optimize", "clone"))
     return {
         "network": network.name,
-        "weights_mb": found["optimize"]["weights"] / MEGABYTE,
-        "optimize_mb": found["optimize"]["extra"] / MEGABYTE,
-        "clone_mb": found["clone"]["extra"] / MEGABYTE,
-        "ratio": found["optimize"]["extra"] / found["optimize"]["weights"],
-        "clone_ratio": found["clone"]["extra"] / found["clone"]["weights"],
+        "weights_mb": f"{weights / MEGABYTE:.1f}",
+        "optimize_mb": f"{optimizing / MEGABYTE:.1f}",
+        "clone_mb": f"{cloning / MEGABYTE:.1f}",
+        "ratio": f"{optimizing / weights:.3f}",
+        "clone_ratio": f"{cloning / weights:.3f}",
+        "machine": machine("tensorflow"),
     }
 
 
-# --- where it is written ------------------------------------------------------------------------
+def put(path: Path, row: Row) -> None:
+    """Put a row into a file, in place of an older one of the same network."""
+    rows = {old["network"]: old for old in read(path)} | {row["network"]: row}
+    write(path, COLUMNS[path], [rows[name] for name in BY_NAME if name in rows])
 
 
-def read(section: str) -> list[Row]:
-    """The rows that earlier runs wrote, if any; all values are text."""
-    path = RESULTS / f"{section}.csv"
-    if not path.exists():
-        return []
-    with path.open(newline="") as file:
-        return list(csv.DictReader(file))
-
-
-def write(section: str, row: Row) -> None:
-    """Put a row into the file of its section, in place of an older one of the same name."""
-    columns = [name for name, _, _ in COLUMNS[section]]
-    order = [str(length) for length in LENGTHS] + [network.name for network in NETWORKS]
-    rows = {old[columns[0]]: old for old in read(section)}
-    rows[str(row[columns[0]])] = row | {"machine": machine()}
-    RESULTS.mkdir(parents=True, exist_ok=True)
-    with (RESULTS / f"{section}.csv").open("w", newline="") as file:
-        writer = csv.DictWriter(file, columns, lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(rows[name] for name in order if name in rows)
-
-
-def machine() -> str:
-    """What the figures are measured on."""
-    versions = ", ".join(
-        f"{name} {importlib.metadata.version(name)}" for name in ("kito", "keras", "tensorflow")
-    )
-    return (
-        f"{versions}, Python {platform.python_version()}, {platform.system()} "
-        f"{platform.machine()}, {os.cpu_count()} processors"
-    )
-
-
-def table(columns: Sequence[tuple[str, str, str]], rows: Sequence[Row]) -> str:
-    """Rows of a file as a Markdown table."""
-    shown = [column for column in columns if column[2]]
-    lines = [
-        "| " + " | ".join(heading for _, heading, _ in shown) + " |",
-        "|" + "|".join(":--" if kind == "s" else "--:" for _, _, kind in shown) + "|",
-    ]
-    for row in rows:
-        cells = [_cell(row.get(name), kind) for name, _, kind in shown]
-        lines.append("| " + " | ".join(cells) + " |")
-    return "\n".join(lines) + "\n"
-
-
-def _cell(text: str | None, kind: str) -> str:
-    if text is None or kind == "s":
-        return text or ""
-    return format(int(text) if kind.endswith("d") else float(text), kind)
-
-
-def measured_on(rows: Sequence[Row]) -> str:
-    """The machines of the rows, as a sentence."""
-    return "Measured on: " + "; ".join(sorted({row["machine"] for row in rows})) + ".\n"
-
-
-def all_figures() -> str:
-    """The contents of benchmarks/results/conversion.md."""
-    parts = ["# Conversion, measured\n\n`nox -s bench` writes this file.\n"]
-    for section, columns in COLUMNS.items():
-        if rows := read(section):
-            heading = section.capitalize()
-            parts.append(f"## {heading}\n\n{table(columns, rows)}\n{measured_on(rows)}")
-    return "\n".join(parts)
-
-
-def readme_figures() -> str:
-    """What README.md quotes: the networks with time and memory in one table, and the chains."""
-    memory = {row["network"]: row for row in read("memory")}
-    rows = read("networks")
-    for row in rows:
-        measured = memory.get(row["network"], {})
-        row["memory"], row["clone_memory"] = measured.get("ratio"), measured.get("clone_ratio")
-    chains = read("scaling")
+def page(times: list[Row], memory: list[Row]) -> str:
+    """The figures as Markdown."""
     networks = table(
         (
-            ("network", "network", "s"),
-            ("parameters_before", "parameters", ",d"),
-            ("parameters_after", "after", ",d"),
-            ("folded", "layers folded", "d"),
-            ("relative_difference", "relative difference", ".1e"),
-            ("optimize_seconds", "conversion, s", ".2f"),
-            ("ratio", "time : clone", ".2f"),
-            ("memory", "memory : weights", ".2f"),
-            ("clone_memory", "clone's", ".2f"),
+            "network",
+            "parameters",
+            "after",
+            "folded",
+            "largest relative difference",
+            "optimize, s",
+            "clone, s",
+            "optimize : clone",
+            "runs",
         ),
-        rows,
+        [
+            [
+                row["network"],
+                f"{int(row['parameters_before']):,}",
+                f"{int(row['parameters_after']):,}",
+                row["folded"],
+                f"{float(row['relative_difference']):.1e}",
+                *(f"{float(row[name]):.2f}" for name in COLUMNS[TIMES][5:8]),
+                row["repeats"],
+            ]
+            for row in times
+        ],
     )
-    scaling = table(
+    megabytes = table(
         (
-            ("layers", "layers in a chain", ",d"),
-            ("optimize_ms_per_layer", "conversion, ms a layer", ".2f"),
-            ("clone_ms_per_layer", "clone, ms a layer", ".2f"),
+            "network",
+            "weights, MB",
+            "optimize, MB",
+            "clone, MB",
+            "optimize : weights",
+            "clone : weights",
         ),
-        chains,
+        [
+            [
+                row["network"],
+                *(f"{float(row[name]):.1f}" for name in COLUMNS[MEMORY][1:4]),
+                *(f"{float(row[name]):.2f}" for name in COLUMNS[MEMORY][4:6]),
+            ]
+            for row in memory
+        ],
     )
-    tables = [networks] if rows else []
-    tables += [scaling] if chains else []
-    return "\n".join([*tables, measured_on([*rows, *chains])])
-
-
-def quote(text: str) -> str:
-    """The text of the README with the figures of the result files between its marks."""
-    before, rest = text.split(START)
-    _, after = rest.split(END)
-    return f"{before}{START}\n\n{readme_figures()}\n{END}{after}"
-
-
-def publish() -> None:
-    """Write the tables, and quote them."""
-    (RESULTS / "conversion.md").write_text(all_figures())
-    README.write_text(quote(README.read_text()))
-
-
-# --- the command --------------------------------------------------------------------------------
+    parts = [
+        "# Conversion, measured",
+        "Made by `nox -s bench`; what is measured is said in [conversion.py](../conversion.py).",
+        "## Networks",
+        networks,
+        machines(times),
+        "## Memory",
+        megabytes,
+        machines(memory),
+    ]
+    return "\n\n".join(parts) + "\n"
 
 
 @click.command(help=__doc__.split("\n", 1)[0])
@@ -390,55 +220,38 @@ def publish() -> None:
     "--only",
     metavar="NAME",
     multiple=True,
-    type=click.Choice([network.name for network in NETWORKS], case_sensitive=False),
-    help="Measure this network; may be given again. Leaves out the chains.",
+    type=click.Choice(list(BY_NAME), case_sensitive=False),
+    help="Measure this network; may be given again.",
 )
 @click.option("--repeats", default=5, show_default=True, type=click.IntRange(1), help="Timed runs.")
-@click.option("--skip-networks", is_flag=True, help="Don't measure times of networks.")
+@click.option("--skip-times", is_flag=True, help="Don't measure times.")
 @click.option("--skip-memory", is_flag=True, help="Don't measure memory.")
-@click.option("--skip-scaling", is_flag=True, help="Don't measure chains.")
+@click.option("--page", "page_only", is_flag=True, help="Measure nothing.")
 @click.option("--memory-of", type=(str, str), hidden=True)
 def main(
     only: tuple[str, ...],
     repeats: int,
-    skip_networks: bool,
+    skip_times: bool,
     skip_memory: bool,
-    skip_scaling: bool,
+    page_only: bool,
     memory_of: tuple[str, str] | None,
 ) -> None:
-    """Measure, print and write."""
-    by_name = {network.name: network for network in NETWORKS}
+    """Measure, and write a row and the pages after each network."""
     if memory_of:
         name, way = memory_of
-        click.echo(json.dumps(extra_memory(by_name[name], WAYS[way])))
+        click.echo(json.dumps(extra_memory(BY_NAME[name], WAYS[way])))
         return
-    chosen = [by_name[name] for name in only] or list(NETWORKS)
-    tasks: list[tuple[str, str, Callable[[], Row]]] = []
-    for network in chosen:
-        if not skip_networks:
-            tasks.append(("networks", network.name, partial(measure_network, network, repeats)))
+    for name in () if page_only else only or BY_NAME:
+        if not skip_times:
+            put(TIMES, row := measure_times(BY_NAME[name], repeats))
+            click.echo(f"{name}: time, optimize : clone {row['ratio']}")
         if not skip_memory:
-            tasks.append(("memory", network.name, partial(measure_memory, network)))
-    if not (only or skip_scaling):
-        tasks.extend(
-            ("scaling", f"{layers:,}", partial(measure_chain, layers, repeats))
-            for layers in LENGTHS
-        )
-
-    console = Console()
-    columns = (SpinnerColumn(), TextColumn("{task.description}"), MofNCompleteColumn())
-    with Progress(*columns, TimeElapsedColumn(), console=console, transient=True) as progress:
-        bar = progress.add_task("", total=len(tasks))
-        for section, name, measure in tasks:
-            progress.update(bar, description=f"{section}: {name}")
-            row = measure()
-            write(section, row)
-            publish()
-            keras.backend.clear_session()
-            what = next(heading for key, heading, _ in COLUMNS[section] if key == "ratio")
-            console.print(f"{section:9} {name:24} {what:>16} {row['ratio']:.2f}")
-            progress.advance(bar)
-    console.print(f"written to {RESULTS.relative_to(ROOT)} and {README.relative_to(ROOT)}")
+            put(MEMORY, row := measure_memory(BY_NAME[name]))
+            click.echo(f"{name}: memory, optimize : weights {row['ratio']}")
+        PAGE.write_text(page(read(TIMES), read(MEMORY)))
+        quote()
+    PAGE.write_text(page(read(TIMES), read(MEMORY)))
+    quote()
 
 
 if __name__ == "__main__":

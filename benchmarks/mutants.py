@@ -11,9 +11,7 @@ have to pass. What happened stands in benchmarks/results/mutants.csv, a line a m
 
 from __future__ import annotations
 
-import csv
 import importlib
-import importlib.metadata
 import os
 import platform
 import sys
@@ -32,15 +30,16 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 import click
 import keras
 import tensorflow as tf
+from machine import versions
 from rich.console import Console
 from rich.progress import track
+from rows import RESULTS, read, write
 
 import kito
 from kito import plugins
 from kito.definition import Rule
 from kito.testing import CounterexampleError, validate
 
-RESULTS = Path(__file__).resolve().parent / "results"
 TABLE = RESULTS / "mutants.csv"
 PAGE = RESULTS / "mutants.md"
 EXAMPLES = 1_000
@@ -175,22 +174,16 @@ def judged(rule: Rule, bug: str, examples: int) -> Row:
 
 def read_rows() -> list[Row]:
     """The rows of the runs before."""
-    if not TABLE.exists():
-        return []
-    with TABLE.open(newline="") as file:
-        return [
-            Row(**{**row, "examples": int(row["examples"]), "rewritten": int(row["rewritten"])})
-            for row in csv.DictReader(file)
-        ]
+    return [
+        Row(**row | {"examples": int(row["examples"]), "rewritten": int(row["rewritten"])})
+        for row in read(TABLE)
+    ]
 
 
 def write_rows(rows: list[Row]) -> None:
     """Write the table anew, and the page that is made of it."""
     rows = sorted(rows, key=lambda row: (row.rule, row.bug))
-    with TABLE.open("w", newline="") as file:
-        writer = csv.DictWriter(file, [each.name for each in fields(Row)])
-        writer.writeheader()
-        writer.writerows(map(asdict, rows))
+    write(TABLE, [each.name for each in fields(Row)], map(asdict, rows))
     PAGE.write_text(page(rows))
 
 
@@ -199,10 +192,6 @@ def page(rows: list[Row]) -> str:
     mutants = [row for row in rows if row.bug]
     rules = [row for row in rows if not row.bug]
     dead = sum(row.is_as_it_should for row in mutants)
-    versions = ", ".join(
-        f"{name} {importlib.metadata.version(name)}"
-        for name in ("tensorflow", "keras", "hypothesis")
-    )
     lines = [
         "# Mutants",
         "",
@@ -232,7 +221,7 @@ def page(rows: list[Row]) -> str:
             for row in rules
         ),
         "",
-        f"{versions}, Python {platform.python_version()}.",
+        f"{versions('tensorflow', 'keras', 'hypothesis')}, Python {platform.python_version()}.",
         "",
     ]
     return "\n".join(lines)
@@ -330,6 +319,26 @@ NO_FORMAT: Bug = (
     'return 1 if conv.layer.config.get("data_format") == "channels_first" else -1',
     "return -1",
 )
+
+SAME_CONFIG = "_same_config(kept.layer, node.layer)"
+SAME_WEIGHTS = "_same_weights(kept.layer, node.layer)"
+SAME_CALL = (
+    "kept.layer.cls is node.layer.cls "
+    "and _same_arguments((kept.args, kept.kwargs), (node.args, node.kwargs))"
+)
+
+
+def _taken_for_same(bug: str, condition: str) -> Bug:
+    """Calls of one tensor taken for the same; the index of calls that look alike is passed by."""
+    text = """\
+        for kept in sorted(graph.alike(node), key=order):
+            if order(kept) >= order(node):
+                return None
+            if _same_call(kept, node):
+"""
+    instead = text.replace("graph.alike(node)", "graph.consumers(node.input.node)")
+    return (bug, "duplicates", text, instead.replace("_same_call(kept, node)", condition))
+
 
 BUGS: dict[str, list[Bug]] = {
     "affine_affine": [
@@ -525,29 +534,17 @@ BUGS: dict[str, list[Bug]] = {
         ),
     ],
     "duplicates": [
-        (
-            "does not compare the weights",
-            "duplicates",
-            "        and _same_weights(one, other)\n",
-            "",
-        ),
-        (
-            "does not compare the configurations",
-            "duplicates",
-            "        and _same_config(one, other)\n",
-            "",
-        ),
-        (
+        _taken_for_same("does not compare the weights", f"{SAME_CALL} and {SAME_CONFIG}"),
+        _taken_for_same("does not compare the configurations", f"{SAME_CALL} and {SAME_WEIGHTS}"),
+        _taken_for_same(
             "does not compare the arguments",
-            "duplicates",
-            "        and _same_arguments((one.args, one.kwargs), (other.args, other.kwargs))\n",
-            "",
+            f"kept.layer.cls is node.layer.cls and {SAME_CONFIG} and {SAME_WEIGHTS}",
         ),
-        (
+        _taken_for_same(
             "takes the dilation and epsilon for irrelevant",
-            "duplicates",
-            'if name not in ("name", "trainable")',
-            'if name not in ("name", "trainable", "dilation_rate", "epsilon")',
+            f"{SAME_CALL} and {SAME_WEIGHTS} and all(value == node.layer.behaviour.get(name) "
+            "for name, value in kept.layer.behaviour.items() "
+            "if name not in ('dilation_rate', 'epsilon'))",
         ),
     ],
     "einsum_dense_batchnorm": [

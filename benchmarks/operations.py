@@ -16,9 +16,7 @@ from __future__ import annotations
 
 import os
 import re
-import sys
 from collections import Counter
-from pathlib import Path
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
@@ -26,20 +24,17 @@ import click
 import keras
 import numpy as np
 import tensorflow as tf
+from machine import machine, machines
 from rich.console import Console
 from rich.table import Table
+from rows import RESULTS, Row, read, write
+from runtimes import RUNTIMES
+from speed import BATCH, BATCHES, NETWORKS
 from tensorflow.python.framework.convert_to_constants import convert_variables_to_constants_v2
+from turns import batch_for, in_turns
 
-ROOT = Path(__file__).resolve().parent.parent
-sys.path[:0] = [str(ROOT), str(ROOT / "benchmarks")]
-
-from rows import RESULTS, Row, read, write  # noqa: E402
-from runtimes import RUNTIMES  # noqa: E402
-from speed import BATCH, BATCHES, NETWORKS  # noqa: E402
-from turns import batch_for, in_turns, machine  # noqa: E402
-
-import kito  # noqa: E402
-from kito.testing import randomize  # noqa: E402
+import kito
+from kito.testing import randomize
 
 v1 = tf.compat.v1
 TABLE = RESULTS / "operations.csv"
@@ -125,7 +120,7 @@ def page(rows: list[Row]) -> str:
             for row in rows
         ),
         "",
-        f"Machine: {'; '.join(dict.fromkeys(row['machine'] for row in rows))}.",
+        machines(rows),
     ]
     return "\n".join(lines) + "\n"
 

@@ -15,15 +15,12 @@ Failures go to random_models_failures.txt, each with its smallest model and the 
 
 from __future__ import annotations
 
-import csv
-import importlib.metadata
 import os
 import platform
 import time
 import traceback
 import warnings
 from collections import Counter
-from pathlib import Path
 from typing import Any
 
 os.environ.setdefault("KERAS_BACKEND", "tensorflow")
@@ -34,14 +31,15 @@ import keras
 import tensorflow as tf
 from hypothesis import HealthCheck, Phase, given, seed, settings
 from hypothesis.errors import UnsatisfiedAssumption
+from machine import versions
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from rows import RESULTS, read, write
 
 from kito import plugins
 from kito.graph.keras_internals import calls_in_order, is_graph_model
 from kito.random_models import check, models
 
-RESULTS = Path(__file__).resolve().parent / "results"
 TABLE = RESULTS / "random_models.csv"
 PAGE = RESULTS / "random_models.md"
 FAILURES = RESULTS / "random_models_failures.txt"
@@ -117,19 +115,12 @@ def run_batch(number: int, seed_of_run: int, advance: Any) -> tuple[Row, dict[st
 
 def read_rows() -> list[Row]:
     """The batches that are done."""
-    if not TABLE.exists():
-        return []
-    with TABLE.open(newline="") as file:
-        return [{name: int(row.get(name) or 0) for name in COLUMNS} for row in csv.DictReader(file)]
+    return [{name: int(row.get(name) or 0) for name in COLUMNS} for row in read(TABLE)]
 
 
 def write_rows(rows: list[Row]) -> None:
     """Write the table anew, and the page that is made of it."""
-    RESULTS.mkdir(exist_ok=True)
-    with TABLE.open("w", newline="") as file:
-        writer = csv.DictWriter(file, COLUMNS)
-        writer.writeheader()
-        writer.writerows(rows)
+    write(TABLE, COLUMNS, rows)
     PAGE.write_text(page(rows))
 
 
@@ -149,10 +140,7 @@ def page(rows: list[Row]) -> str:
         ("seconds", total["seconds"]),
     ]
     seeds = sorted({row["seed"] for row in rows})
-    versions = ", ".join(
-        f"{name} {importlib.metadata.version(name)}"
-        for name in ("tensorflow", "keras", "hypothesis")
-    )
+    packages = versions("tensorflow", "keras", "hypothesis")
     lines = [
         "# Random models",
         "",
@@ -162,7 +150,7 @@ def page(rows: list[Row]) -> str:
         "|:--|--:|",
         *(f"| {name} | {count:,} |" for name, count in counts),
         "",
-        f"Seeds {', '.join(map(str, seeds))}. {versions}, Python {platform.python_version()}.",
+        f"Seeds {', '.join(map(str, seeds))}. {packages}, Python {platform.python_version()}.",
         "",
     ]
     return "\n".join(lines)

@@ -1,4 +1,6 @@
-"""Figures in CSV files of benchmarks/results, a row a measurement; all values are text."""
+"""Figures in CSV files of benchmarks/results, a row a measurement, and as Markdown tables; all
+values are text.
+"""
 
 from __future__ import annotations
 
@@ -26,3 +28,14 @@ def write(path: Path, columns: Sequence[str], rows: Iterable[Row]) -> None:
         writer = csv.DictWriter(file, columns, lineterminator="\n")
         writer.writeheader()
         writer.writerows(rows)
+
+
+def table(headings: Sequence[str], lines: Iterable[Sequence[str]], left: int = 1) -> str:
+    """A Markdown table.
+
+    Args:
+        left: the number of columns that hold words, and not figures.
+    """
+    marks = [":--"] * left + ["--:"] * (len(headings) - left)
+    all_lines = ["| " + " | ".join(line) + " |" for line in (headings, *lines)]
+    return "\n".join([all_lines[0], f"|{'|'.join(marks)}|", *all_lines[1:]])

@@ -18,27 +18,22 @@ from __future__ import annotations
 
 import os
 import re
-import sys
 import textwrap
-from pathlib import Path
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 import click
 import keras
 import numpy as np
+from machine import machine, machines
+from rows import RESULTS, Row, read, write
+from runtimes import RUNTIMES, Run, check_backend
+from subjects import SUBJECTS
+from turns import batch_for, in_turns, without_and_with
 
-ROOT = Path(__file__).resolve().parent.parent
-sys.path[:0] = [str(ROOT), str(ROOT / "benchmarks")]
-
-from rows import RESULTS, Row, read, write  # noqa: E402
-from runtimes import RUNTIMES, Run, check_backend  # noqa: E402
-from subjects import SUBJECTS  # noqa: E402
-from turns import batch_for, in_turns, machine, without_and_with  # noqa: E402
-
-import kito  # noqa: E402
-from kito import plugins  # noqa: E402
-from kito.testing import randomize  # noqa: E402
+import kito
+from kito import plugins
+from kito.testing import randomize
 
 TABLE = RESULTS / "rules.csv"
 PAGE = RESULTS / "rules.md"
@@ -143,11 +138,10 @@ def page(rows: list[Row]) -> str:
     lines.append(WORDS)
     if rows:
         differences = (float(row["difference"]) for row in rows if row["difference"])
-        machines = dict.fromkeys(row["machine"] for row in rows)
         lines += [
             f"Answers differ by {max(differences, default=0.0):.1e} of the largest at most.",
             "",
-            f"Machine: {'; '.join(machines)}.",
+            machines(rows),
         ]
     errors = [row for row in rows if row["error"]]
     if errors:

@@ -26,19 +26,18 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 import click
 import keras
 from keras import layers
+from machine import machine, machines
 from rich.console import Console
+from rows import RESULTS, Row, read, write
+from runtimes import RUNTIMES, check_backend
+from subjects import repvgg_block, resnext
+from turns import batch_for, in_turns, without_and_with
 
-ROOT = Path(__file__).resolve().parent.parent
-sys.path[:0] = [str(ROOT), str(ROOT / "benchmarks")]
+import kito
+from kito.testing import randomize
 
-from rows import RESULTS, Row, read, write  # noqa: E402
-from runtimes import RUNTIMES, check_backend  # noqa: E402
-from subjects import repvgg_block, resnext  # noqa: E402
-from turns import batch_for, in_turns, machine, without_and_with  # noqa: E402
-
-import kito  # noqa: E402
-from kito.testing import randomize  # noqa: E402
-from tests import networks  # noqa: E402
+sys.path.append(str(Path(__file__).resolve().parent.parent / "tests"))
+from networks import zf_unet_224
 
 TABLE = RESULTS / "speed.csv"
 PAGE = RESULTS / "speed.md"
@@ -97,7 +96,7 @@ NETWORKS: dict[str, Callable[[], keras.Model]] = {
     },
     "RepVGG-A0": repvgg,
     "ResNeXt, four blocks": lambda: resnext(size=56, blocks=4),
-    "ZF_UNET_224": networks.zf_unet_224,
+    "ZF_UNET_224": zf_unet_224,
 }
 
 
@@ -143,7 +142,7 @@ def page(rows: list[Row]) -> str:
                     for row in these
                 ),
                 "",
-                f"Machine: {'; '.join(dict.fromkeys(row['machine'] for row in these))}.",
+                machines(these),
             ]
     return "\n".join(lines) + "\n"
 

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import os
-import platform
 import time
-from importlib import metadata
 from statistics import median
 
 import keras
@@ -52,10 +49,3 @@ def in_turns(before: Run, after: Run, batch: np.ndarray, seconds: float) -> Row:
         "difference": f"{np.abs(expected - answer).max() / np.abs(expected).max():.1e}",
         "repeats": str(len(times[0])),
     }
-
-
-def machine(target: str) -> str:
-    """What the figures depend on."""
-    package = {"onnx": "onnxruntime", "litert": "ai-edge-litert"}.get(target, target)
-    versions = ", ".join(f"{name} {metadata.version(name)}" for name in ("keras", package))
-    return f"{versions}, {platform.system()} {platform.machine()}, {os.cpu_count()} processors"

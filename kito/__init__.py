@@ -25,6 +25,7 @@ if TYPE_CHECKING:
         rule,
         where,
     )
+    from kito.engines.engine import Engine
     from kito.errors import (
         GraphError,
         InputError,
@@ -35,13 +36,16 @@ if TYPE_CHECKING:
         UnknownRuleError,
         VerificationError,
     )
+    from kito.prediction import Predictor, load_predictor
     from kito.report import Report
+    from kito.selection import predictor
     from kito.verification import Verification, verify
 
 __all__ = [
     "Call",
     "Comparison",
     "Decline",
+    "Engine",
     "GraphError",
     "InputError",
     "KitoError",
@@ -49,6 +53,7 @@ __all__ = [
     "Node",
     "Output",
     "PluginError",
+    "Predictor",
     "Ref",
     "Report",
     "Rule",
@@ -63,8 +68,10 @@ __all__ = [
     "compare_two_models_results",
     "explain",
     "hookimpl",
+    "load_predictor",
     "many",
     "optimize",
+    "predictor",
     "readers",
     "reduce_keras_model",
     "rule",
@@ -73,11 +80,16 @@ __all__ = [
 ]
 
 _MODULES = (
+    # These do not need Keras; what is found here does not wait for it.
+    "kito.hookspecs",
+    "kito.errors",
+    "kito.engines.engine",
+    "kito.prediction",
     "kito.api",
     "kito.comparison",
     "kito.definition",
-    "kito.errors",
     "kito.report",
+    "kito.selection",
     "kito.verification",
 )
 

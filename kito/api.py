@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import cache
 from typing import Any
 
 import keras
@@ -19,6 +20,7 @@ from kito.graph.ir import Graph
 from kito.graph.lift import lift
 from kito.graph.rewrite import Course, rewrite
 from kito.precision import lower
+from kito.progress import doing
 from kito.report import Report
 
 NORMALIZATION_RULES = (
@@ -84,11 +86,14 @@ def optimize(
         except Exception as error:  # Keras does not build what a rule asked for
             raise GraphError(f"{type(error).__name__}: {first_line(error)}") from error
 
+    @cache  # finding the rewrite that is wrong takes many checks
+    def expected() -> verification.Expected:
+        return verification.expected(model, None if verify is True else verify)
+
     def check(fast: keras.Model, report: Report) -> str | None:
         if verify is False:
             return None
-        given = None if verify is True else verify
-        report.verification = verification.verify(model, fast, given)
+        report.verification = verification.verified(expected(), fast)
         return None if report.verification.passed else str(report.verification)
 
     def build(rules: Sequence[Rule], report: Report) -> keras.Model:
@@ -127,9 +132,11 @@ def rewritten(
     model: keras.Model, rules: Sequence[Rule], report: Report, course: Course | None = None
 ) -> Graph:
     """The graph of the model after its rewrites, which the report then has, see `rewrite`."""
-    graph = lift(model, anchors(rules), report)
+    with doing("reading the model"):
+        graph = lift(model, anchors(rules), report)
     recorder = Recorder(graph)
-    rewrite(graph, rules, report, course)
+    with doing("rewriting it"):
+        rewrite(graph, rules, report, course)
     report.change = recorder.change()
     return graph
 

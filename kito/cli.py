@@ -14,12 +14,21 @@ import sys
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TextIO
 
 import click
 from rich.console import Console
 
-from kito.errors import GraphError, InputError, KitoError, RuleError, VerificationError
+from kito.errors import (
+    GraphError,
+    InputError,
+    KitoError,
+    RuleError,
+    VerificationError,
+    first_line,
+)
+from kito.hookspecs import SWITCHED_OFF
+from kito.progress import doing
 from kito.tables import Table
 
 if TYPE_CHECKING:
@@ -66,6 +75,18 @@ class InputUnusable(Failure):
     exit_code = 2
 
 
+class Defect(Failure):
+    """What no input should bring about."""
+
+    exit_code = 3
+
+    def __init__(self, error: Exception) -> None:
+        super().__init__(
+            f"kito failed, and nothing was written: {type(error).__name__}: {first_line(error)}. "
+            "Please report this, with what KITO_TRACEBACK=1 in the environment shows besides."
+        )
+
+
 class Interrupted(Failure):
     """Ctrl-C, with the exit code that shells expect."""
 
@@ -89,8 +110,8 @@ def split_names(
 def switch_off(_context: click.Context, _parameter: click.Parameter, values: Sequence[str]) -> None:
     """Leave plugins out of this run, see `kito.plugins`."""
     if values:
-        before = os.environ.get("KITO_NO_PLUGINS", "")
-        os.environ["KITO_NO_PLUGINS"] = ",".join([before, *values])
+        before = os.environ.get(SWITCHED_OFF, "")
+        os.environ[SWITCHED_OFF] = ",".join([before, *values])
 
 
 Command = Callable[..., None]
@@ -101,7 +122,7 @@ no_plugin = click.option(
     multiple=True,
     expose_value=False,
     callback=switch_off,
-    help="Leave this plugin out; may be repeated. Also: KITO_NO_PLUGINS=NAME,...",
+    help=f"Leave this plugin out; may be repeated. Also: {SWITCHED_OFF}=NAME,...",
 )
 
 
@@ -110,20 +131,19 @@ class Options:
     """The argument and the options of the commands that load a model, see `model_options`."""
 
     model: str
-    rules: list[str] | None
-    target: str | None
     weights: str | None
     unsafe: bool
     modules: Sequence[str]
-    verbose: bool
     as_json: bool
+    rules: list[str] | None = None
+    target: str | None = None
+    verbose: bool = False
 
 
-def model_options(command: Command) -> Command:
-    """The argument and the options of the commands that load a model."""
+def source_options(command: Command) -> Command:
+    """The argument and the options that say which model is loaded, and how."""
     for decorate in (
         click.option("--json", "as_json", is_flag=True, help="Print one JSON document on stdout."),
-        click.option("--verbose", is_flag=True, help="List every layer, not only their number."),
         click.option(
             "--import",
             "modules",
@@ -141,6 +161,18 @@ def model_options(command: Command) -> Command:
             type=click.Choice(["imagenet"]),
             help="Download these weights for a network; without, they are random.",
         ),
+        no_plugin,
+        click.argument("model"),
+    ):
+        command = decorate(command)
+    return command
+
+
+def model_options(command: Command) -> Command:
+    """The argument and the options of the commands that load and rewrite a model."""
+    for decorate in (
+        source_options,
+        click.option("--verbose", is_flag=True, help="List every layer, not only their number."),
         click.option(
             "--rules",
             "--rule",
@@ -155,8 +187,6 @@ def model_options(command: Command) -> Command:
             help="What will run the result: tensorflow, jax, torch, onnx, openvino or litert. "
             "Default: the running backend of Keras.",
         ),
-        no_plugin,
-        click.argument("model"),
     ):
         command = decorate(command)
     return command
@@ -176,6 +206,7 @@ def main(context: click.Context) -> None:
       0  done
       1  the result failed its check; nothing was written
       2  the input can't be used; nothing was written
+      3  kito failed; nothing was written. Please report it
 
     An error is one line on stderr. With --json, stdout has exactly one document; that of an error
     has the key "error". Only where the options themselves are wrong is stdout empty.
@@ -216,31 +247,29 @@ def optimize(
         check_output_path(output, force)
         source = load(options)
         report = Report()
-        with progress(f"optimizing {model}"):
-            result = api.optimize(
-                source,
-                options.rules,
-                target=options.target,
-                precision=precision,
-                tune=random_inputs(source, CHECK_BATCH) if tune else None,
-                verify=True,
-                strict=strict,
-                report=report,
-            )
+        result = api.optimize(
+            source,
+            options.rules,
+            target=options.target,
+            precision=precision,
+            tune=random_inputs(source, CHECK_BATCH) if tune else None,
+            verify=True,
+            strict=strict,
+            report=report,
+        )
         if report.verification and (weakness := report.verification.weakness):
             warnings.warn(
                 f"the verification proves little: {weakness}. Compare with inputs of your own "
                 "(kito.verify in Python).",
                 stacklevel=2,
             )
-        with progress(f"timing {model} and the result"):
-            comparison = compare(source, result, repeats=CHECK_REPEATS)
+        comparison = compare(source, result, repeats=CHECK_REPEATS)
         document = {
             "source": model,
             "report": report.to_dict(),
             "comparison": comparison.to_dict(),
         }
-        with progress(f"writing {output}"):
+        with doing(f"writing {output}"):
             save_model(result, output, force)
     if options.as_json:
         print_json(document | {"output": output})
@@ -259,8 +288,7 @@ def inspect(**given: Any) -> None:
         from kito import api
 
         source = load(options)
-        with progress(f"inspecting {options.model}"):
-            report = api.explain(source, options.rules, target=options.target)
+        report = api.explain(source, options.rules, target=options.target)
         description = describe(source)
     if options.as_json:
         print_json({"source": options.model, **description, "report": report.to_dict()})
@@ -302,15 +330,82 @@ def draw(output: str | None, force: bool, everything: bool, **given: Any) -> Non
 
         check_picture_path(output, force)
         source = load(options)
-        with progress(f"inspecting {model}"):
-            report = api.explain(source, options.rules, target=options.target)
+        report = api.explain(source, options.rules, target=options.target)
         # Graphviz, and what it finds fonts with, warn there of what no user can change.
-        with native_stderr_closed():
+        with native_stderr_closed() as stderr, contextlib.redirect_stderr(stderr):
             report.draw(output, everything=everything or options.verbose)
     if options.as_json:
         print_json({"source": model, "output": output, "report": report.to_dict()})
         return
     click.echo(f"{output} is written: {model} before and after.")
+
+
+@main.command("compile")
+@click.option("-o", "--output", required=True, metavar="FOLDER", help="The folder to write.")
+@click.option("--engine", default="auto", help="See `kito engines`. Default: the fastest.")
+@click.option(
+    "--batch-size", type=click.IntRange(min=1), default=1, help="What is timed. Default: 1."
+)
+@click.option(
+    "--precision", help="Compute in bfloat16 or float16: faster, and not exact. Default: as MODEL."
+)
+@click.option("--cache", metavar="FILE", help="Keep the choice of the engine in this JSON file.")
+@source_options
+def compile_model(
+    output: str,
+    engine: str,
+    batch_size: int,
+    precision: str | None,
+    cache: str | None,
+    **given: Any,
+) -> None:
+    """Write MODEL for the engine that is the fastest here.
+
+    `kito.load_predictor` loads the folder without Keras. An engine whose answers are not those of
+    MODEL is left out.
+    """
+    options = Options(**given)
+    with failures(options.as_json):
+        import_keras()
+        from kito.selection import predictor
+        from kito.writing import check_new_folder
+
+        check_new_folder(output)
+        source = load(options)
+        # The packages of engines tell there how they work.
+        with native_stderr_closed() as stderr, contextlib.redirect_stderr(stderr):
+            made = predictor(
+                source, engine, batch_size=batch_size, precision=precision, cache=cache
+            )
+        with doing(f"writing {output}"):
+            made.save(output)
+    if options.as_json:
+        print_json({"source": options.model, "output": output, "choice": made.choice.to_dict()})
+        return
+    print_tables(made.choice.tables())
+    if weakness := made.choice.weakness:
+        warnings.warn(f"the check of the answers proves little: {weakness}.", stacklevel=2)
+    click.echo(f"{output} is written: {options.model} in {made.engine}.")
+
+
+@main.command("engines")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON document on stdout.")
+@no_plugin
+def list_engines(as_json: bool) -> None:
+    """List what can run a model, engines of plugins included, and what they lack here."""
+    with failures(as_json):
+        import_keras()
+        from kito.discovery import engines
+
+        rows = [
+            (name, each.engine.target, each.engine.lacks_to_save() or "", each.origin)
+            for name, each in engines().items()
+        ]
+    columns = ("name", "target", "lacks", "origin")
+    if as_json:
+        print_json({"engines": [dict(zip(columns, row, strict=True)) for row in rows]})
+        return
+    print_tables([Table("engines", columns, rows)])
 
 
 @main.command("rules")
@@ -367,7 +462,7 @@ def load(options: Options) -> keras.Model:
     plugins.select(options.rules, options.target)
     for module in options.modules:
         import_module(module)
-    with progress(f"loading {options.model}"):
+    with doing(f"loading {options.model}"):
         loaded = load_model(options.model, options.weights, options.unsafe)
     if options.weights is None and not os.path.isfile(options.model):
         warnings.warn(
@@ -502,7 +597,7 @@ def failures(as_json: bool) -> Iterator[None]:
     """Turn what the work raises into exit codes, and keep stdout free of what others print.
 
     Raises:
-        Failure: in place of a KitoError, a Failure or Ctrl-C.
+        Failure: in place of whatever else is raised.
     """
     failure: Failure
     try:
@@ -517,13 +612,14 @@ def failures(as_json: bool) -> Iterator[None]:
         failure = InputUnusable(str(error))
     except KeyboardInterrupt:
         failure = Interrupted("interrupted; nothing was written")
+    except MemoryError:
+        failure = InputUnusable("there is not enough memory for this model. Take a larger machine.")
+    except Exception as error:
+        if "KITO_TRACEBACK" in os.environ:
+            raise
+        failure = Defect(error)
     failure.as_json = as_json
     raise failure
-
-
-def progress(doing: str) -> contextlib.AbstractContextManager[Any]:
-    """A spinner on stderr while something is done, if somebody looks at it."""
-    return Console(stderr=True, quiet=not sys.stderr.isatty(), markup=False).status(f"{doing} ...")
 
 
 @contextlib.contextmanager
@@ -541,7 +637,11 @@ def warnings_in_one_line() -> Iterator[None]:
 def import_keras() -> None:
     """Import Keras without the noise that TensorFlow makes."""
     if "keras" not in sys.modules:
-        with native_stderr_closed():
+        with (
+            native_stderr_closed() as stderr,
+            contextlib.redirect_stderr(stderr),
+            doing("importing Keras"),
+        ):
             import keras  # noqa: F401
     # Both log, as warnings, what concerns only those who train or save a model themselves.
     for name in ("absl", "tensorflow"):
@@ -549,17 +649,16 @@ def import_keras() -> None:
 
 
 @contextlib.contextmanager
-def native_stderr_closed() -> Iterator[None]:
-    """Drop what is written to file descriptor 2.
+def native_stderr_closed() -> Iterator[TextIO]:
+    """Drop what is written to file descriptor 2; yields what leads where that led.
 
     TensorFlow's C++ code writes there while it is imported, before its log level is in force.
     """
     sys.stderr.flush()
-    kept = os.dup(2)
-    try:
-        with open(os.devnull, "w") as nowhere:
-            os.dup2(nowhere.fileno(), 2)
-        yield
-    finally:
-        os.dup2(kept, 2)
-        os.close(kept)
+    with os.fdopen(os.dup(2), "w") as kept:
+        try:
+            with open(os.devnull, "w") as nowhere:
+                os.dup2(nowhere.fileno(), 2)
+            yield kept
+        finally:
+            os.dup2(kept.fileno(), 2)

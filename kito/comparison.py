@@ -12,8 +12,10 @@ from typing import Any
 import keras
 import numpy as np
 
+from kito.distance import differences, magnitude
 from kito.errors import InputError
 from kito.graph.keras_internals import sublayers
+from kito.progress import track
 from kito.samples import random_inputs
 from kito.tables import Table, render
 
@@ -121,9 +123,9 @@ def compare(
     """
     if inputs is None:
         inputs = random_inputs(model, batch_size)
-    answers = [each.predict_on_batch(inputs) for each in (model, fast)]
+    answers = [each.predict_on_batch(inputs) for each in track((model, fast), "running")]
     times: tuple[list[float], list[float]] = ([], [])
-    for _ in range(repeats):
+    for _ in track(range(repeats), "timing"):
         for each, durations in zip((model, fast), times, strict=True):
             start = time.perf_counter()
             each.predict_on_batch(inputs)
@@ -162,10 +164,10 @@ def compare_two_models_results(
             answers.append(each.predict_on_batch(inputs))
             seconds[index] += time.perf_counter() - began
         for one, other in _pairs(*answers):
-            difference = np.abs(one.astype(np.float64) - other)
-            largest = max(largest, float(difference.max(initial=0)))
-            total += float(difference.sum())
-            count += difference.size
+            apart = differences(one, other)
+            largest = max(largest, float(apart.max(initial=0)))
+            total += float(apart.sum())
+            count += apart.size
     print(f"initial model: {seconds[0]:.2f} s for {test_number} random samples")
     print(f"reduced model: {seconds[1]:.2f} s for the same samples")
     print(f"largest difference: {largest:.3e}, mean difference: {total / max(count, 1):.3e}")
@@ -201,17 +203,10 @@ def _differences(model: keras.Model, answer: Any, other: Any) -> list[OutputDiff
 
 
 def _difference(name: str, one: np.ndarray, two: np.ndarray) -> OutputDifference:
-    if one.dtype.kind in "OSUb":  # text and booleans: 1 where they differ
-        changed = (one != two).astype(np.float64)
-        return OutputDifference(name, changed.max(initial=0), changed.mean(), 1.0)
-    exact, approximate = one.astype(np.float64), two.astype(np.float64)
-    with np.errstate(invalid="ignore"):  # the same infinity, or not a number in both: no difference
-        same = (exact == approximate) | (np.isnan(exact) & np.isnan(approximate))
-        difference = np.where(same, 0.0, np.abs(exact - approximate))
-    finite = np.abs(exact[np.isfinite(exact)])
+    apart = differences(one, two)
     return OutputDifference(
         name,
-        maximum=float(np.max(difference, initial=0)),
-        mean=float(np.mean(difference)) if difference.size else 0.0,
-        magnitude=float(np.max(finite, initial=0)),
+        maximum=float(np.max(apart, initial=0)),
+        mean=float(np.mean(apart)) if apart.size else 0.0,
+        magnitude=magnitude(one),
     )

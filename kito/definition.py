@@ -16,11 +16,20 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import pluggy
-
 from kito.errors import RuleDefinitionError
 from kito.graph.ir import Call, Layer, Node, Output, Ref, Tensor
-from kito.graph.pattern import Chain, Match, Pattern, branches, chain, many, readers, where
+from kito.graph.pattern import (
+    Chain,
+    Match,
+    Pattern,
+    Provided,
+    branches,
+    chain,
+    many,
+    readers,
+    where,
+)
+from kito.hookspecs import hookimpl
 
 __all__ = [
     "Call",
@@ -31,6 +40,7 @@ __all__ = [
     "Node",
     "Output",
     "Pattern",
+    "Provided",
     "Ref",
     "Replacement",
     "Rule",
@@ -43,8 +53,6 @@ __all__ = [
     "rule",
     "where",
 ]
-
-hookimpl = pluggy.HookimplMarker("kito")
 
 # What may run the result: a backend of Keras, or the runtime that a model is exported to.
 TARGETS = ("tensorflow", "jax", "torch", "onnx", "openvino", "litert")

@@ -1,10 +1,18 @@
 """What kito raises. Each message names the thing that is wrong and the remedy."""
 
+import re
+
+# What Keras puts around the error of a layer's call.
+ENCOUNTERED = "Exception encountered when calling"
+BOLD = re.compile(r"\x1b\[\d*m")
+
 
 def first_line(error: BaseException) -> str:
     """What an error says, on one line: of a chain of Keras errors, what the last one quotes."""
-    text = str(error).split("Exception encountered: ")[-1].strip()
-    return text.split("\n", 1)[0][:200]
+    text = BOLD.sub("", str(error).split("Exception encountered: ")[-1])
+    lines = (line.strip() for line in text.splitlines())
+    said = (line for line in lines if line and not line.startswith(ENCOUNTERED))
+    return next(said, "")[:200]
 
 
 class KitoError(Exception):

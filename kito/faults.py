@@ -16,6 +16,7 @@ import keras
 from kito.definition import Rule
 from kito.errors import GraphError, RuleError, VerificationError
 from kito.graph.rewrite import Course, Rewrite
+from kito.progress import doing
 from kito.report import Fault, Report
 
 # So many wrong rewrites of a rule, and it is not used at all.
@@ -98,12 +99,14 @@ def _culprit(
     right, wrong = 0, len(course.made)
     if not wrong or not is_right(0):
         raise VerificationError(f"nothing was rewritten, and still: {problem}")
-    while wrong - right > 1:
-        middle = (right + wrong) // 2
-        if is_right(middle):
-            right = middle
-        else:
-            wrong = middle
+    with doing("looking for the rewrite that is wrong", (wrong - 1).bit_length()) as step:
+        while wrong - right > 1:
+            middle = (right + wrong) // 2
+            if is_right(middle):
+                right = middle
+            else:
+                wrong = middle
+            step()
     del course.made[wrong:]
     rule, path, names = course.made[-1]
     return Fault(rule, tuple("/".join((*path, name)) for name in names), problem)

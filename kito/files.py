@@ -1,29 +1,27 @@
-"""Model files: load one safely, and write one whole or not at all."""
+"""Models and their files: load one safely, and write one whole or not at all."""
 
 from __future__ import annotations
 
 import difflib
-import json
 import os
 import re
-import tempfile
 import textwrap
 import warnings
-import zipfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
-import h5py
 import keras
+import numpy as np
 
+from kito.configuration import check_config, count_calls, refuse_code
 from kito.errors import InputError
+from kito.graph.ir import to_numpy
+from kito.graph.keras_internals import bounded_attempts, recursion
+from kito.limits import bounded_variables, check_tensors
+from kito.reading import HDF5_SUFFIXES, Contents, nested, read
+from kito.writing import FilePath, check_target, whole_file
 
-FilePath = str | os.PathLike[str]
-
-HDF5_SUFFIXES = (".h5", ".hdf5")
 MODEL_SUFFIXES = (".keras", *HDF5_SUFFIXES)
-HDF5_SIGNATURE = b"\x89HDF\r\n\x1a\n"
-ZIP_SIGNATURE = b"PK\x03\x04"
 
 # Keras names what it can't find only inside its messages, which quote whole configurations.
 MISSING_OBJECT = re.compile(
@@ -31,6 +29,22 @@ MISSING_OBJECT = re.compile(
     r"|Unknown [\w ]+: '([^']+)'"  # .h5
     r"|Cannot deserialize object of type `([^`]+)`"
 )
+OTHER_SHAPE = re.compile(
+    r"variable\.shape=(?P<expected>\([^)]*\)), Received: value\.shape=(?P<stored>\([^)]*\))"
+    r"\. Target variable: <\w+ path=(?P<weight>[^,]+),"  # .keras
+    r"|for weight (?P<weight_h5>\S+)\. Weight expects shape (?P<expected_h5>\([^)]*\))"
+    r"\. Received saved weight with shape (?P<stored_h5>\([^)]*\))"  # .h5
+)
+# An error that quotes others has the cause behind these, and what is not about it behind those.
+BEFORE_CAUSE = re.compile(
+    r".*(?:Exception encountered: |Error encountered during deserialization: "
+    r"|Example error message for object [^\n]*:\n)",
+    re.DOTALL,
+)
+BEHIND_CAUSE = re.compile(
+    r"\n\n(?:List of objects that could not be loaded|Full config).*", re.DOTALL
+)
+BOLD = re.compile(r"\x1b\[\d*m")
 
 
 def load_model(
@@ -57,10 +71,14 @@ def load_model(
             f"'{name}' is a file and has its own weights. Leave out weights={weights}, which is "
             "for the networks of keras.applications."
         )
-    config = _read_config(name)
+    contents = read(name)
     if not unsafe:
-        _refuse_code(name, config)
-    return _load_file(name, unsafe)
+        refuse_code(name, contents.configs)
+    check_config(name, contents.configs[0])
+    model = _load_file(name, contents, unsafe)
+    _check_weights(name, model)
+    check_tensors(name, model)
+    return model
 
 
 def check_output_path(path: FilePath, force: bool) -> None:
@@ -70,7 +88,6 @@ def check_output_path(path: FilePath, force: bool) -> None:
         InputError: the path can't be written; the message says why and what to do.
     """
     name = os.fspath(path)
-    folder = os.path.dirname(os.path.realpath(name))
     if os.path.isdir(name):
         raise InputError(
             f"'{name}' is a folder. Name the file in it: '{os.path.join(name, 'model.keras')}'."
@@ -80,15 +97,7 @@ def check_output_path(path: FilePath, force: bool) -> None:
             f"'{name}' is not named `.keras`, the only format that is written. Call it "
             f"'{os.path.splitext(name)[0]}.keras'."
         )
-    if not os.path.isdir(folder):
-        raise InputError(f"the folder '{folder}' of '{name}' does not exist. Create it first.")
-    if not os.access(folder, os.W_OK | os.X_OK):
-        raise InputError(
-            f"the folder '{folder}' of '{name}' is not writable. Choose another, or change its "
-            "permissions."
-        )
-    if os.path.lexists(name) and not force:
-        raise InputError(f"'{name}' exists. Choose another name, or overwrite it with --force.")
+    check_target(path, force)
 
 
 def save_model(model: keras.Model, path: FilePath, force: bool = False) -> None:
@@ -101,21 +110,11 @@ def save_model(model: keras.Model, path: FilePath, force: bool = False) -> None:
         InputError: the file can't be written; the message says why and what to do.
     """
     check_output_path(path, force)
-    target = os.path.realpath(path)  # a link stays a link: what it points to is replaced
     try:
-        # On the same disk as the target, else the last step would be a copy. A folder and not a
-        # file, because Keras then creates the file with the user's usual permissions.
-        with tempfile.TemporaryDirectory(prefix=".kito-", dir=os.path.dirname(target)) as folder:
-            complete = os.path.join(folder, "model.keras")
-            keras.saving.save_model(model, complete)
-            with open(complete, "rb+") as file:
-                os.fsync(file)
-            os.replace(complete, target)
-    except OSError as error:
-        raise InputError(
-            f"'{path}' can't be written: {error.strerror or _short(error)}. Choose another place "
-            "with -o, or make room there."
-        ) from error
+        with whole_file(path) as unfinished:
+            keras.saving.save_model(model, unfinished)
+    except InputError:
+        raise
     except Exception as error:
         raise InputError(
             f"Keras can't save the model as '{path}': {_short(error)}. Make the layer that it "
@@ -157,6 +156,8 @@ def _check_input_path(name: str) -> None:
             )
         raise InputError(f"'{name}' is a folder. Give a `.keras` or `.h5` file.")
     if not os.path.isfile(name):
+        if os.path.exists(name):
+            raise InputError(f"'{name}' is no ordinary file. Give a `.keras` or `.h5` file.")
         if name.endswith(MODEL_SUFFIXES) or os.path.basename(name) != name:
             raise InputError(
                 f"the file '{name}' does not exist. Check the path; the current folder is "
@@ -177,127 +178,46 @@ def _suggestion(name: str) -> str:
     return " Give a `.keras` or `.h5` file, or a name such as 'MobileNetV2'."
 
 
-def _read_config(name: str) -> list[Any]:
-    """What the file says of the model, as plain lists and dicts; nothing is made of it.
-
-    Raises:
-        InputError: the file is not a whole Keras model.
-    """
-    with open(name, "rb") as file:
-        start = file.read(len(HDF5_SIGNATURE))
-    suffixes: tuple[str, ...]
-    if start == HDF5_SIGNATURE:
-        config, suffixes = _read_hdf5_config(name), HDF5_SUFFIXES
-    elif start.startswith(ZIP_SIGNATURE):
-        config, suffixes = _read_zip_config(name), (".keras",)
-    else:
-        raise InputError(
-            f"'{name}' is {'not a Keras model' if start else 'empty'}. Give a `.keras` or `.h5` "
-            "file that `model.save` wrote."
-        )
-    if not name.endswith(suffixes):
-        raise InputError(
-            f"'{name}' has the content of a `{suffixes[0]}` file, but not the name. Rename it to "
-            f"'{os.path.splitext(name)[0]}{suffixes[0]}'."
-        )
-    return config
-
-
-def _read_zip_config(name: str) -> list[Any]:
-    try:
-        with zipfile.ZipFile(name) as archive:
-            if "config.json" not in archive.namelist():
-                raise InputError(
-                    f"'{name}' is a zip archive without a Keras model (no config.json). Give a "
-                    "file that `model.save` wrote."
-                )
-            return [json.loads(archive.read("config.json"))]
-    except (zipfile.BadZipFile, OSError, ValueError) as error:
-        raise _damaged(name) from error
-
-
-def _read_hdf5_config(name: str) -> list[Any]:
-    try:
-        with h5py.File(name, "r") as file:
-            if "model_config" not in file.attrs:
-                raise InputError(
-                    f"'{name}' has weights only, no model. Build the model in Python, call "
-                    "`model.load_weights` on it, and save it with `model.save('model.keras')`."
-                )
-            configs = ("model_config", "training_config")
-            return [json.loads(file.attrs[each]) for each in configs if each in file.attrs]
-    except (OSError, ValueError, TypeError) as error:
-        raise _damaged(name) from error
-
-
-def _damaged(name: str) -> InputError:
-    return InputError(
-        f"'{name}' is damaged or incomplete. Copy or download it again, or save the model anew."
-    )
-
-
-def _refuse_code(name: str, config: list[Any]) -> None:
-    """Refuse a file with Python code in it, before Keras sees it.
-
-    Keras refuses too; but not all its releases do so for `.h5`, and its message names no layer.
-
-    Raises:
-        InputError: there is code in the file.
-    """
-    for layer in _layers_with_code(config, owner="the model"):
-        raise InputError(
-            f"'{name}' contains Python code (the lambda of {layer}), which loading would run. If "
-            "you trust where the file comes from, allow it with --unsafe."
-        )
-
-
-def _layers_with_code(config: Any, owner: str) -> Iterator[str]:
-    """The names of the layers in whose configuration there is compiled Python code."""
-    if isinstance(config, list):
-        for entry in config:
-            yield from _layers_with_code(entry, owner)
-    elif isinstance(config, dict):
-        inner = config.get("config")
-        if isinstance(inner, dict):
-            if isinstance(inner.get("name"), str):
-                owner = f"'{inner['name']}'"
-            # Keras 2 wrote the function of a Lambda layer as a list.
-            if config.get("class_name") == "Lambda" and isinstance(inner.get("function"), list):
-                yield owner
-        if config.get("class_name") == "__lambda__":
-            yield owner
-        for value in config.values():
-            yield from _layers_with_code(value, owner)
-
-
-def _load_file(name: str, unsafe: bool) -> keras.Model:
+def _load_file(name: str, contents: Contents, unsafe: bool) -> keras.Model:
     """The model, compiled if that is possible.
 
     Raises:
         InputError: Keras can't load it, compiled or not.
     """
+    numbers = contents.count_numbers()
+    calls = count_calls(contents.configs[0])
+
+    def load(compiled: bool) -> Any:
+        # A graph of n calls, in the worst order, is done after n rounds.
+        attempts = bounded_attempts(calls**2)
+        with bounded_variables(name, numbers), attempts, recursion(calls):
+            return keras.saving.load_model(name, compile=compiled, safe_mode=not unsafe)
+
     try:
-        return keras.saving.load_model(name, safe_mode=not unsafe)
+        model = load(compiled=True)
     except Exception as error:
-        uncompiled = _load_uncompiled(name, unsafe)
+        try:
+            model = load(compiled=False)
+        except InputError:
+            raise
+        except Exception as other:
+            raise InputError(_why_not_loaded(name, other)) from other
         warnings.warn(
             f"'{name}' is loaded without its optimizer, loss and metrics, which inference does not "
             f"need: {_short(error)}",
             stacklevel=3,
         )
-        return uncompiled
-
-
-def _load_uncompiled(name: str, unsafe: bool) -> keras.Model:
-    try:
-        return keras.saving.load_model(name, compile=False, safe_mode=not unsafe)
-    except zipfile.BadZipFile as error:
-        raise _damaged(name) from error
-    except Exception as error:
-        raise InputError(_why_not_loaded(name, error)) from error
+    if not isinstance(model, keras.Model):
+        raise InputError(
+            f"'{name}' holds a {type(model).__name__}, which is not a model. Save the model that "
+            "it is part of."
+        )
+    return model
 
 
 def _why_not_loaded(name: str, error: Exception) -> str:
+    if isinstance(error, RecursionError):
+        return str(nested(name))
     text = str(error)
     if found := MISSING_OBJECT.search(text):
         missing = next(filter(None, found.groups()))
@@ -310,13 +230,44 @@ def _why_not_loaded(name: str, error: Exception) -> str:
             f"'{name}' contains what Keras does not load in safe mode: {_short(error)}. If you "
             "trust where the file comes from, allow it with --unsafe."
         )
+    if found := OTHER_SHAPE.search(text):
+        weight, expected, stored = (
+            found[part] or found[f"{part}_h5"] for part in ("weight", "expected", "stored")
+        )
+        return (
+            f"the weight '{weight}' has the shape {stored} in '{name}', and the configuration "
+            f"there says {expected}. The file is damaged: save the model anew."
+        )
     return (
-        f"Keras can't load '{name}': {_short(error)}. See the whole error with "
-        f"`keras.saving.load_model({name!r})`."
+        f"Keras can't load '{name}': {_short(error)}. Save the model anew, or see the whole error "
+        f"with `keras.saving.load_model({name!r})`."
     )
+
+
+def _check_weights(name: str, model: keras.Model) -> None:
+    """Refuse weights that are not numbers: every answer would be wrong, and none would differ.
+
+    Infinite ones have their use, as in masks.
+
+    Raises:
+        InputError: there is a NaN among the weights.
+    """
+    for variable in model.weights:
+        if not keras.backend.is_float_dtype(variable.dtype) or 0 in variable.shape:
+            continue
+        values = to_numpy(variable)
+        lowest, highest = float(values.min()), float(values.max())  # NaN if there is one
+        if np.isnan(lowest):
+            raise InputError(
+                f"the weight '{variable.path}' in '{name}' has values that are not numbers (NaN). "
+                "Take the model as it was before its training failed."
+            )
+        if np.isinf([lowest, highest]).any():
+            warnings.warn(f"the weight '{variable.path}' has infinite values", stacklevel=3)
 
 
 def _short(error: BaseException) -> str:
     """The type and the first words of an error; the messages of Keras run to pages."""
-    text = textwrap.shorten(str(error), width=160, placeholder="...").rstrip(".")
+    text = BOLD.sub("", BEHIND_CAUSE.sub("", BEFORE_CAUSE.sub("", str(error))))
+    text = textwrap.shorten(text, width=160, placeholder="...").rstrip(".")
     return f"{type(error).__name__}: {text}" if text else type(error).__name__

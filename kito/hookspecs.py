@@ -1,18 +1,34 @@
 """The hooks through which packages add to kito. A plugin is a module with functions of these names,
-marked with `kito.hookimpl`, and named in the entry-point group "kito" of its distribution.
+marked with `kito.hookimpl`, and named in an entry-point group of its distribution: "kito" if it
+brings rules, "kito.engines" if it brings engines.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import pluggy
 
-from kito.definition import Rule
+if TYPE_CHECKING:  # it imports Keras, which takes seconds
+    from kito.definition import Rule
+    from kito.engines.engine import Engine
 
-hookspec = pluggy.HookspecMarker("kito")
+GROUP = "kito"
+# Rules need Keras. What runs a saved predictor does not, and so looks into this group only.
+ENGINES_GROUP = "kito.engines"
+# Names of plugins, or of their distributions, separated by commas: these are left out.
+SWITCHED_OFF = "KITO_NO_PLUGINS"
+
+hookspec = pluggy.HookspecMarker(GROUP)
+hookimpl = pluggy.HookimplMarker(GROUP)
 
 
 @hookspec
 def register_rules() -> Sequence[Rule]:  # type: ignore[empty-body]
     """Return the rules that the plugin brings."""
+
+
+@hookspec
+def register_engines() -> Sequence[Engine]:  # type: ignore[empty-body]
+    """Return the engines that the plugin brings."""

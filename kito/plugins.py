@@ -1,26 +1,19 @@
-"""Finding the rules: the built-in ones and those of installed plugins, all in one way."""
+"""The rules: the built-in ones and those of installed plugins, all found in one way."""
 
 from __future__ import annotations
 
 import difflib
-import os
-import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
-from importlib import metadata
 from typing import Any
 
 import keras
-import pluggy
 
-from kito import hookspecs
 from kito.definition import TARGETS, Rule
+from kito.discovery import manager
 from kito.errors import InputError, PluginError, UnknownRuleError
-
-GROUP = "kito"
-# Names of plugins, or of their distributions, separated by commas: these are left out.
-SWITCHED_OFF = "KITO_NO_PLUGINS"
+from kito.hookspecs import GROUP, SWITCHED_OFF
 
 
 @dataclass(frozen=True)
@@ -32,38 +25,6 @@ class Registered:
 
 
 @cache
-def manager() -> pluggy.PluginManager:
-    """The plugin manager with every plugin that is installed and works.
-
-    A plugin that can't be imported is left out with a warning that names its distribution; one that
-    is switched off is not imported.
-    """
-    switched_off = {name.strip() for name in os.environ.get(SWITCHED_OFF, "").split(",")}
-    plugins = pluggy.PluginManager(GROUP)
-    plugins.add_hookspecs(hookspecs)
-    for entry_point in sorted(metadata.entry_points(group=GROUP), key=lambda each: each.name):
-        if switched_off & {entry_point.name, _origin(entry_point).split(" ")[0]}:
-            continue
-        try:
-            plugins.register(entry_point.load(), name=_origin(entry_point))
-        except Exception as error:
-            warnings.warn(
-                f"the kito plugin '{entry_point.name}' of {_origin(entry_point)} is left out: "
-                f"{type(error).__name__}: {error}. Repair, uninstall, or switch it off: "
-                f"{SWITCHED_OFF}={entry_point.name}.",
-                stacklevel=2,
-            )
-    return plugins
-
-
-def _origin(entry_point: metadata.EntryPoint) -> str:
-    distribution = entry_point.dist
-    if distribution is None:
-        return entry_point.value
-    return f"{distribution.name} {distribution.version}"
-
-
-@cache
 def registry() -> dict[str, Registered]:
     """Every registered rule by name, in alphabetical order.
 
@@ -71,7 +32,7 @@ def registry() -> dict[str, Registered]:
         PluginError: two rules have one name, or a plugin registers something else than rules.
     """
     found: dict[str, Registered] = {}
-    for implementation in manager().hook.register_rules.get_hookimpls():
+    for implementation in manager(GROUP).hook.register_rules.get_hookimpls():
         origin = implementation.plugin_name
         registered: Any = implementation.function()
         for rule in registered:

@@ -73,7 +73,7 @@ def lower(graph: Graph, precision: str) -> int:
         raise InputError(f"there is no precision '{precision}'; there are {', '.join(POLICIES)}")
     graphs = [nested for _, nested in walk(graph)]
     # Of a shared layer all calls.
-    kept = {nested[ref.node].layer for nested in graphs for ref in nested.output_refs}
+    kept = {nested[node_id].layer for nested in graphs for node_id in nested.output_ids}
     lowered: dict[Layer, Layer] = {}
     count = 0
     for nested in graphs:

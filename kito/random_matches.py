@@ -40,7 +40,8 @@ from kito.random_models import (
 )
 from kito.testing import randomize
 
-# How often a call is drawn anew that does not meet the condition of its link.
+# How often a call is drawn anew that does not meet the condition of its link, and a model in which
+# the pattern does not match.
 ATTEMPTS = 10
 # Channels enough for a rule that treats wide tensors in another way.
 WIDE = 24
@@ -60,7 +61,7 @@ class Plan:
     """What models are drawn for.
 
     Attributes:
-        pattern: has a match in most of them.
+        pattern: has a match in each of them.
         makers: how a layer of each class is drawn.
         draw_match: gives the last tensors of a match.
         errors: has what Keras said of the latest call that it could not make.
@@ -78,14 +79,14 @@ def matches(draw: DrawFn, plan: Plan) -> keras.Model:
     policy, state = keras.config.dtype_policy(), random.getstate()
     keras.config.set_dtype_policy(draw(st.sampled_from(POLICIES)))
     try:
-        first = keras.config.image_data_format() == "channels_first"
-        sketch = Sketch(draw, plan, axis=1 if first else -1)
-        outputs = plan.draw_match(sketch, plan.pattern)
-        if draw(st.integers(0, 2)):
-            outputs = [sketch.around(output) for output in outputs]
-        if sketch.inner and rarely(draw, 12):
-            outputs.append(draw(st.sampled_from(sketch.inner)))
-        model = randomize(sketch.tried(lambda: keras.Model(sketch.inputs, outputs, name="model")))
+        for attempt in range(ATTEMPTS):
+            sketch = Sketch(draw, plan, axis=1 if is_channels_first() else -1)
+            model = built(sketch)
+            if has_match(model, plan.pattern):
+                break
+            plan.errors.clear()
+            hypothesis.assume(attempt < ATTEMPTS - 1)
+        randomize(model)
         for one, other in sketch.tied:
             if [w.shape for w in one.weights] == [w.shape for w in other.weights]:
                 other.set_weights(one.get_weights())
@@ -96,6 +97,31 @@ def matches(draw: DrawFn, plan: Plan) -> keras.Model:
     finally:
         keras.config.set_dtype_policy(policy)
         random.setstate(state)  # Keras draws seeds of initializers, which hypothesis warns of
+
+
+def is_channels_first() -> bool:
+    """Whether images have their channels first, unless a layer says otherwise."""
+    return bool(keras.config.image_data_format() == "channels_first")
+
+
+def built(sketch: Sketch) -> keras.Model:
+    """A model with a match, mostly with a layer behind it, and rarely with an output inside."""
+    draw = sketch.draw
+    outputs = sketch.plan.draw_match(sketch, sketch.plan.pattern)
+    if draw(st.integers(0, 2)):
+        outputs = [sketch.around(output) for output in outputs]
+    if sketch.inner and rarely(draw, 12):
+        outputs.append(draw(st.sampled_from(sketch.inner)))
+    return sketch.tried(lambda: keras.Model(sketch.inputs, outputs, name="model"))
+
+
+def has_match(model: keras.Model, pattern: Pattern) -> bool:
+    """Whether the pattern matches somewhere."""
+    graph = lift(model)
+    return any(
+        node.layer.cls in pattern.anchors and pattern.match(graph, node) is not None
+        for node in graph
+    )
 
 
 def give_statistics(norm: layers.BatchNormalization, kind: str) -> None:
@@ -337,11 +363,15 @@ def any_match(sketch: Sketch, pattern: Pattern) -> Tensors:
 
 def parts_of(pattern: Any) -> list[Part]:
     """The patterns that a pattern is made of."""
-    found = [pattern]
-    if is_dataclass(pattern) and not isinstance(pattern, Part):
-        found = [getattr(pattern, each.name) for each in fields(pattern)]
-    parts = [each for each in found if isinstance(each, Part)]
-    return parts or [Chain({pattern.names[-1]: Link(tuple(pattern.anchors))})]
+    return _parts_in(pattern) or [Chain({pattern.names[-1]: Link(tuple(pattern.anchors))})]
+
+
+def _parts_in(value: Any) -> list[Part]:
+    if isinstance(value, Part):
+        return [value]
+    if not is_dataclass(value):
+        return []
+    return [part for each in fields(value) for part in _parts_in(getattr(value, each.name))]
 
 
 def first_classes(part: Part) -> tuple[Class, ...]:

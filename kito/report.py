@@ -97,19 +97,26 @@ class Report:
         Layers whose work is not done any more, such as a Dropout, are left out.
         """
         names: dict[str, str] = {}
+        olds: dict[str, set[str]] = {}  # those that now have a name
+
+        def rename(old: str, new: str) -> None:
+            olds.get(names.get(old, ""), set()).discard(old)
+            names[old] = new
+            olds.setdefault(new, set()).add(old)
+
         for applied in self.applied:
             prefix = "".join(f"{part}/" for part in applied.path)
-            gone = {prefix + name for name in applied.layers if name not in applied.result}
-            moved = [old for old, new in names.items() if new in gone]
+            gone = [prefix + name for name in applied.layers if name not in applied.result]
+            moved = [old for name in gone for old in olds.pop(name, ())]
             if not applied.result:
                 for old in moved:
                     del names[old]
                 continue
             for old in moved:
-                names[old] = prefix + applied.result[-1]
+                rename(old, prefix + applied.result[-1])
             for name in applied.layers:
                 new = name if name in applied.result else applied.result[-1]
-                names[prefix + name] = prefix + new
+                rename(prefix + name, prefix + new)
         return names
 
     @property

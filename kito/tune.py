@@ -12,11 +12,10 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import keras
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
 from kito.comparison import compare
 from kito.definition import Rule
+from kito.progress import track
 from kito.report import Report, Timed
 
 SECONDS = 120.0
@@ -64,25 +63,20 @@ def tune(
     measured = [rule for rule in default if not isinstance(rule.default, bool)]
     trials = [*measured, *(rule for rule in optional if rule not in default)]
     timed: list[Timed] = []
-    columns = (TextColumn("timing rules"), BarColumn(), MofNCompleteColumn())
-    console = Console(stderr=True)
-    with Progress(
-        *columns, console=console, transient=True, disable=not console.is_terminal
-    ) as bar:
-        for rule in bar.track(trials):
-            if time.monotonic() - start > seconds:
-                report.notes.append(f"{rule.name} is not timed: {seconds:.0f} seconds are over")
-                continue
-            without = [each for each in best_rules if each is not rule]
-            rules = without if rule in best_rules else [*best_rules, rule]
-            candidate_report = Report()
-            candidate = build(rules, candidate_report)
-            if rule.name not in {**best_report.folded, **candidate_report.folded}:
-                continue  # it rewrites nothing
-            ratio = timer(best, candidate, inputs)
-            timed.append(Timed(rule.name, rule in rules, ratio, ratio > GAIN))
-            if ratio > GAIN:
-                best, best_rules, best_report = candidate, rules, candidate_report
+    for rule in track(trials, "timing rules"):
+        if time.monotonic() - start > seconds:
+            report.notes.append(f"{rule.name} is not timed: {seconds:.0f} seconds are over")
+            continue
+        without = [each for each in best_rules if each is not rule]
+        rules = without if rule in best_rules else [*best_rules, rule]
+        candidate_report = Report()
+        candidate = build(rules, candidate_report)
+        if rule.name not in {**best_report.folded, **candidate_report.folded}:
+            continue  # it rewrites nothing
+        ratio = timer(best, candidate, inputs)
+        timed.append(Timed(rule.name, rule in rules, ratio, ratio > GAIN))
+        if ratio > GAIN:
+            best, best_rules, best_report = candidate, rules, candidate_report
     if best is not first and timer(first, best, inputs) < 1:
         report.notes.append("together the rules that were kept are slower than the default set")
         best, best_report = first, first_report

@@ -27,6 +27,7 @@ from kito.errors import first_line
 from kito.graph.ir import to_numpy
 from kito.graph.keras_internals import fresh_names
 from kito.outline import outline
+from kito.progress import track
 from kito.random_layers import MAKERS, given_by
 from kito.random_matches import DRAWN_BY_NAME, Plan, any_match, matches
 from kito.random_models import check
@@ -142,7 +143,7 @@ def validate(
             search.look_at(data.draw(models))
 
     try:
-        for start in range(0, examples, BATCH):
+        for start in track(range(0, examples, BATCH), f"validating {rule.name}"):
             batch = settings(OPTIONS, max_examples=min(BATCH, examples - start))
             with contextlib.suppress(Unsatisfiable):  # Keras could build none of these models
                 hypothesis.seed(f"{seed}/{start}")(batch(given(st.data())(look_at)))()
@@ -247,6 +248,8 @@ class _Search:
         text = f"{self.rule.name} never fired, so nothing was checked.\n{self.validation}"
         if not self.validation.examples and self.errors:
             text += f"Keras could build no model: {first_line(self.errors[0])}"
+        elif not self.validation.examples:
+            text += "The pattern matched in no model that was drawn; draw your own with `models=`."
         return text
 
 

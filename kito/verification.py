@@ -24,9 +24,11 @@ from typing import Any
 import keras
 import numpy as np
 
+from kito.distance import differences, magnitude, numbers
 from kito.errors import InputError, first_line
 from kito.graph.ir import to_numpy
 from kito.graph.keras_internals import structures, sublayers
+from kito.progress import track
 from kito.samples import random_inputs
 
 # The largest of many differences is compared with what one draw of the roundings did.
@@ -121,6 +123,23 @@ class Verification:
         return f"{text}; {weak}" if weak else text
 
 
+@dataclass(frozen=True)
+class Expected:
+    """What a model answers: all that is needed of it to check a result.
+
+    Attributes:
+        batches: the inputs, by kind.
+        answers: to each of them.
+        repeatable: whether the model gave the same answer twice.
+    """
+
+    model: keras.Model
+    seed: int
+    batches: dict[str, Any]
+    answers: dict[str, Any]
+    repeatable: bool
+
+
 def verify(
     model: keras.Model, fast: keras.Model, inputs: Any = None, *, seed: int = 0
 ) -> Verification:
@@ -135,35 +154,53 @@ def verify(
     Raises:
         InputError: the source model does not run on the inputs.
     """
+    return verified(expected(model, inputs, seed=seed), fast)
+
+
+def expected(model: keras.Model, inputs: Any = None, *, seed: int = 0) -> Expected:
+    """What `verify` compares results with.
+
+    Raises:
+        InputError: the model does not run on the inputs.
+    """
     batches = {**drawn_inputs(model, seed), **({} if inputs is None else {"given": inputs})}
-    answers = {kind: _run(model, kind, batch) for kind, batch in batches.items()}
+    answers = {
+        kind: _run(model, kind, batch) for kind, batch in track(batches.items(), "verifying")
+    }
     first = next(iter(batches))
-    if not _same(answers[first], _run(model, first, batches[first])):
+    repeatable = _same(answers[first], _run(model, first, batches[first]))
+    return Expected(model, seed, batches, answers, repeatable)
+
+
+def verified(source: Expected, fast: keras.Model) -> Verification:
+    """Whether a result answers as expected."""
+    if not source.repeatable:
         return Verification((), repeatable=False)
+    model, batches = source.model, source.batches
     try:
-        results = {kind: fast.predict_on_batch(batch) for kind, batch in batches.items()}
+        results = _answers(fast, batches)
     except Exception as error:
         return Verification((), error=f"{type(error).__name__}: {first_line(error)}")
-    with rounded_otherwise(fast, model, seed):
-        shaken = {kind: fast.predict_on_batch(batch) for kind, batch in batches.items()}
+    with rounded_otherwise(fast, model, source.seed):
+        shaken = _answers(fast, batches)
     precision = _epsilon(model, fast)
     names = getattr(model, "output_names", None) or []
     trials = []
-    for kind, answer in answers.items():
+    for kind, answer in source.answers.items():
         arrays = [keras.tree.flatten(each) for each in (answer, results[kind], shaken[kind])]
-        for index, (expected, got, other) in enumerate(zip(*arrays, strict=True)):
-            magnitude = _magnitude(expected)
-            sensitivity = _difference(got, other)
-            rounding = precision * np.sqrt(len(sublayers(model))) * magnitude
+        for index, (right, got, other) in enumerate(zip(*arrays, strict=True)):
+            largest = magnitude(right)
+            sensitivity = apart(got, other)
+            rounding = precision * np.sqrt(len(sublayers(model))) * largest
             trials.append(
                 Trial(
                     inputs=kind,
                     output=names[index] if index < len(names) else f"output {index}",
-                    difference=_difference(expected, got),
+                    difference=apart(right, got),
                     bound=float(rounding + SLACK * sensitivity),
                     sensitivity=sensitivity,
-                    magnitude=magnitude,
-                    spread=_spread(expected),
+                    magnitude=largest,
+                    spread=_spread(right),
                 )
             )
     return Verification(tuple(trials))
@@ -192,6 +229,12 @@ def _is_float(array: np.ndarray) -> bool:
 def _holds_large(array: np.ndarray) -> bool:
     """Whether sums of large numbers stay in the range of the dtype."""
     return array.dtype != np.float16
+
+
+def _answers(model: keras.Model, batches: dict[str, Any]) -> dict[str, Any]:
+    return {
+        kind: model.predict_on_batch(batch) for kind, batch in track(batches.items(), "verifying")
+    }
 
 
 def _run(model: keras.Model, kind: str, batch: Any) -> Any:
@@ -243,40 +286,24 @@ def _epsilon(*models: keras.Model) -> float:
     return max(map(_spacing, floats), default=0.0)
 
 
-def _plain(value: Any) -> np.ndarray:
-    array = np.asarray(value)
-    return array if array.dtype.kind in "OSU" else array.astype(np.float64)
-
-
 def _same(one: Any, other: Any) -> bool:
     return all(
-        _difference(a, b) == 0
+        apart(a, b) == 0
         for a, b in zip(keras.tree.flatten(one), keras.tree.flatten(other), strict=True)
     )
 
 
-def _difference(one: Any, other: Any) -> float:
-    first, second = _plain(one), _plain(other)
-    if first.shape != second.shape:
+def apart(one: Any, other: Any) -> float:
+    """The largest difference; infinite where one is a number and the other not, or missing."""
+    if np.shape(one) != np.shape(other):
         return float("inf")
-    if first.dtype == object or first.dtype.kind in "SU":
-        return float(np.any(first != second))
-    with np.errstate(invalid="ignore"):
-        equal = (first == second) | (np.isnan(first) & np.isnan(second))
-        apart = np.where(equal, 0.0, np.abs(first - second))
+    apart = differences(one, other)
     return float(np.max(np.where(np.isnan(apart), np.inf, apart), initial=0.0))
 
 
-def _magnitude(value: Any) -> float:
-    array = _plain(value)
-    if array.dtype.kind in "OSU":
-        return 0.0
-    return float(np.max(np.abs(array[np.isfinite(array)]), initial=0.0))
-
-
 def _spread(value: Any) -> float | None:
-    array = _plain(value)
-    if array.dtype.kind in "OSU" or not array.ndim or len(array) < 2:
+    array = numbers(value)
+    if array is None or not array.ndim or len(array) < 2:
         return None
     with np.errstate(invalid="ignore"):
         return float(np.max(np.nan_to_num(np.ptp(array, axis=0)), initial=0.0))

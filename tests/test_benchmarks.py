@@ -1,7 +1,6 @@
 """The measurement of each built-in rule: each has a network on which it fires."""
 
 import runpy
-import sys
 from pathlib import Path
 
 import pytest
@@ -16,9 +15,8 @@ SUBJECTS = runpy.run_path(str(BENCHMARKS / "subjects.py"))["SUBJECTS"]
 
 
 @pytest.fixture
-def benchmark(monkeypatch):
-    """The names of benchmarks/rules.py, which puts its folder into sys.path."""
-    monkeypatch.setattr(sys, "path", [*sys.path])
+def benchmark():
+    """The names of benchmarks/rules.py."""
     return runpy.run_path(str(BENCHMARKS / "rules.py"))
 
 

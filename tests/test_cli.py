@@ -23,7 +23,7 @@ pytestmark = [
     pytest.mark.filterwarnings("default::UserWarning"),  # the command shows them
 ]
 
-DONE, RESULT_FAILED, INPUT_UNUSABLE = 0, 1, 2
+DONE, RESULT_FAILED, INPUT_UNUSABLE, DEFECT = 0, 1, 2, 3
 
 
 @pytest.fixture(autouse=True)
@@ -409,6 +409,32 @@ def test_a_model_that_random_inputs_do_not_fit():
     result = kito("optimize", "m.keras", "-o", "out.keras")
     assert_refused(result, "the model 'fives' does not run on random inputs", "verify=")
     assert os.listdir() == ["m.keras"]
+
+
+@pytest.mark.parametrize("as_json", [[], ["--json"]])
+def test_a_defect_is_one_line_too(saved, monkeypatch, as_json):
+    def fail(*_args, **_kwargs):
+        raise ZeroDivisionError("of\ntwo lines")
+
+    monkeypatch.setattr("kito.api.optimize", fail)
+    arguments = ("optimize", "m.keras", "-o", "out.keras", *as_json)
+    result = kito(*arguments)
+    assert result.exit_code == DEFECT
+    assert result.stderr.startswith("Error: kito failed, and nothing was written: ZeroDivision")
+    assert len(result.stderr.splitlines()) == 1
+    assert os.listdir() == ["m.keras"]
+    monkeypatch.setenv("KITO_TRACEBACK", "1")
+    with pytest.raises(ZeroDivisionError):
+        kito(*arguments)
+
+
+def test_too_little_memory(saved, monkeypatch):
+    def fail(*_args, **_kwargs):
+        raise MemoryError
+
+    monkeypatch.setattr("kito.api.optimize", fail)
+    result = kito("optimize", "m.keras", "-o", "out.keras")
+    assert_refused(result, "not enough memory for this model")
 
 
 def test_interrupted(saved, monkeypatch):

@@ -367,7 +367,7 @@ class TestCommand:
         [
             (["m.keras", "-o", "m.gif"], "'m.gif' is not named"),
             (["m.keras", "-o", "there.svg"], "'there.svg' exists.* --force"),
-            (["m.keras", "-o", "no/m.svg"], "'no/m.svg' can't be written"),
+            (["m.keras", "-o", "no/m.svg"], "of 'no/m.svg' does not exist. Create it"),
             (["none.keras"], "'none.keras' does not exist"),
             (["m.keras", "--target", "tpu"], "no target 'tpu'"),
         ],

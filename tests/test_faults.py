@@ -10,7 +10,7 @@ from keras import layers
 from keras.layers import BatchNormalization, Conv2D, Dense
 
 import kito
-from kito import Report, chain, optimize, rule
+from kito import Report, chain, optimize, rule, verification
 from kito.graph.ir import to_numpy
 from kito.rules.dense import dense_batchnorm
 from kito.testing import check_equivalent, randomize
@@ -151,6 +151,18 @@ def test_a_rule_that_is_wrong_everywhere_is_dropped(function):
     assert len(report.faults) == 3
     assert report.folded == {"dense_batchnorm": 6}
     check_equivalent(model, fast)
+
+
+def test_the_source_runs_once_however_many_results_are_checked(monkeypatch):
+    run, ran = verification._run, []
+
+    def counted(model, kind, batch):
+        ran.append(kind)
+        return run(model, kind, batch)
+
+    monkeypatch.setattr(verification, "_run", counted)
+    optimize(dense_net(), [rule_of(wrong)], verify=True)
+    assert ran == ["random", "other sizes", "zeros", "large", "random"]  # is it repeatable?
 
 
 @pytest.mark.parametrize("function", WRONG)

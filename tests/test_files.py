@@ -359,3 +359,99 @@ def test_a_failure_leaves_the_old_file_alone(monkeypatch, raised, expected, when
         save_model(small(), "m.keras", force=True)
     assert os.listdir() == ["m.keras"]
     assert pathlib.Path("m.keras").read_text() == "old"
+
+
+@pytest.mark.parametrize("suffix", [".keras", ".h5"])
+def test_infinite_weights_are_told(suffix):
+    model = small()
+    model.get_layer("dense").bias.assign([0, np.inf, 0])
+    model.save("m" + suffix)
+    with pytest.warns(UserWarning, match="the weight 'dense/bias' has infinite values"):
+        loaded = load_model("m" + suffix)
+    assert same_weights(loaded, model)
+
+
+@keras.saving.register_keras_serializable("test_files")
+class Named(keras.Model):
+    """A Functional model whose configuration does not say so."""
+
+    def __init__(self, **kwargs):
+        inputs = keras.Input((4,))
+        super().__init__(inputs, layers.Dense(4)(inputs), **kwargs)
+
+    def get_config(self):
+        return {"name": self.name}
+
+    @classmethod
+    def from_config(cls, config):
+        return cls(**config)
+
+
+def called_twice(inside):
+    """Keras counts the calls of models from one, those of layers from zero."""
+    one, two = keras.Input((4,)), keras.Input((4,))
+    return keras.Model([one, two], layers.Add()([inside(inside(one)), inside(two)]))
+
+
+@pytest.mark.parametrize("suffix", [".keras", ".h5"])
+@pytest.mark.parametrize(
+    "inside",
+    [
+        lambda: layers.Dense(4),
+        lambda: keras.Sequential([keras.Input((4,)), layers.Dense(4)]),
+        lambda: called_twice_itself(),
+        Named,
+    ],
+)
+def test_layers_and_models_that_are_called_twice(suffix, inside):
+    model = called_twice(inside())
+    model.save("m" + suffix)
+    assert same_weights(load_model("m" + suffix), model)
+
+
+def called_twice_itself():
+    inputs = keras.Input((4,))
+    dense = layers.Dense(4)
+    return keras.Model(inputs, dense(dense(inputs)))
+
+
+def test_calls_in_any_order():
+    """Keras tries a call again when what it takes is there."""
+    model = small(layers.ReLU(name="relu"), layers.Dense(2, name="last"))
+    model.save("m.keras")
+    with zipfile.ZipFile("m.keras") as archive:
+        members = {name: archive.read(name) for name in archive.namelist()}
+    config = json.loads(members["config.json"])
+    config["config"]["layers"].reverse()
+    members["config.json"] = json.dumps(config)
+    with zipfile.ZipFile("m.keras", "w") as archive:
+        for name, content in members.items():
+            archive.writestr(name, content)
+    assert same_weights(load_model("m.keras"), model)
+
+
+def in_place_of_python(monkeypatch, program):
+    """Let another program read HDF5 files."""
+    pathlib.Path("python").write_text(f"#!/bin/sh\n{program}\n")
+    os.chmod("python", 0o755)
+    monkeypatch.setattr(sys, "executable", os.path.abspath("python"))
+
+
+@pytest.mark.parametrize(
+    ("program", "seconds"),
+    [("kill -SEGV $$", 30), ("kill -ABRT $$", 30), ("exec sleep 60", 0.1)],
+)
+@pytest.mark.parametrize("name", ["m.keras", "m.h5"])
+def test_file_on_which_hdf5_crashes_or_hangs(monkeypatch, name, program, seconds):
+    small().save(name)
+    in_place_of_python(monkeypatch, program)
+    monkeypatch.setattr("kito.hdf5.SECONDS", seconds)
+    with pytest.raises(InputError, match=f"'{name}' is damaged or incomplete"):
+        load_model(name)
+
+
+def test_hdf5_files_that_can_not_be_read_here(monkeypatch):
+    small().save("m.keras")
+    in_place_of_python(monkeypatch, "echo no module named h5py >&2; exit 1")
+    with pytest.raises(RuntimeError, match="HDF5 files can't be read: no module named h5py"):
+        load_model("m.keras")

@@ -7,7 +7,7 @@ import pytest
 from keras.layers import BatchNormalization, Dense
 
 import kito
-from kito import plugins
+from kito import discovery, plugins
 from kito.rules.dense import dense_batchnorm
 from kito.testing import check_declines, check_rewrites
 
@@ -15,7 +15,7 @@ from kito.testing import check_declines, check_rewrites
 @pytest.fixture
 def fresh():
     """Plugins are looked for again, in this test and after it."""
-    caches = (plugins.manager, plugins.registry)
+    caches = (discovery.manager, plugins.registry)
     for cache in caches:
         cache.cache_clear()
     yield
@@ -47,7 +47,7 @@ def plugin(*rules):
 
 def install(monkeypatch, *points):
     real = list(metadata.entry_points(group="kito"))
-    monkeypatch.setattr(plugins.metadata, "entry_points", lambda group: [*real, *points])
+    monkeypatch.setattr(metadata, "entry_points", lambda group: [*real, *points])
 
 
 def test_the_built_in_rules_come_through_the_entry_point():
@@ -117,8 +117,8 @@ def test_a_plugin_that_registers_something_else_is_named(monkeypatch, fresh):
 def test_the_order_of_plugins_does_not_matter(monkeypatch, fresh):
     before = [rule.name for rule in plugins.select(None)]
     real = list(metadata.entry_points(group="kito"))
-    monkeypatch.setattr(plugins.metadata, "entry_points", lambda group: real[::-1])
-    plugins.manager.cache_clear()
+    monkeypatch.setattr(metadata, "entry_points", lambda group: real[::-1])
+    discovery.manager.cache_clear()
     plugins.registry.cache_clear()
     assert [rule.name for rule in plugins.select(None)] == before
 

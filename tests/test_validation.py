@@ -1,6 +1,7 @@
 """`validate`: it passes right rules, finds planted bugs, and says what is wrong in a few lines."""
 
 import random
+import re
 import runpy
 import sys
 from pathlib import Path
@@ -15,6 +16,7 @@ from keras.layers import BatchNormalization, Conv2D, Dense, Rescaling
 import kito.rules
 import kito.testing
 from kito import Decline, chain, plugins, rule
+from kito.definition import Provided
 from kito.outline import outline
 from kito.rules.dense import dense_batchnorm
 from kito.testing import CounterexampleError, randomize, validate
@@ -203,6 +205,30 @@ def test_says_what_keras_could_not_build():
 
     with pytest.raises(AssertionError, match="could build no model: it takes no such shape"):
         validate(any_rule, layers={Unbuilt: st.builds(Unbuilt)}, examples=5)
+
+
+def of_one_unit(graph, match):
+    return match.tail.units == 1
+
+
+def test_draws_until_the_pattern_matches():
+    @rule(Provided(chain(first=Dense, second=Dense), of_one_unit))
+    def seen(first, second):
+        raise Decline(f"units: {second.units}")
+
+    with pytest.raises(AssertionError, match="never fired") as caught:
+        validate(seen, examples=20)
+    assert re.search(r"models drawn +20", str(caught.value))
+    assert re.search(r"units: N +20", str(caught.value))
+
+
+def test_says_that_the_pattern_never_matched():
+    @rule(Provided(chain(dense=Dense), lambda graph, match: False))
+    def never(dense):
+        raise Decline("it is not asked")
+
+    with pytest.raises(AssertionError, match="The pattern matched in no model"):
+        validate(never, examples=5)
 
 
 def test_says_what_is_missing(monkeypatch):

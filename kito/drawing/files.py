@@ -7,9 +7,9 @@ from pathlib import Path
 
 from kito.drawing import model_explorer, picture
 from kito.errors import InputError
+from kito.progress import doing
 from kito.report import Report
-
-FilePath = str | os.PathLike[str]
+from kito.writing import FilePath, check_target, whole_file
 
 SUFFIXES = (".svg", ".png", ".json")
 
@@ -18,13 +18,10 @@ def check_picture_path(path: FilePath, force: bool) -> None:
     """Refuse a path that can't be drawn to, before any work is done.
 
     Raises:
-        InputError: the file exists, or has a suffix that nothing can be drawn to.
+        InputError: the path can't be written, or has a suffix that nothing can be drawn to.
     """
     form_of(path)
-    if os.path.lexists(path) and not force:
-        raise InputError(
-            f"'{os.fspath(path)}' exists. Choose another name, or overwrite it with --force."
-        )
+    check_target(path, force)
 
 
 def form_of(path: FilePath) -> str:
@@ -43,7 +40,7 @@ def form_of(path: FilePath) -> str:
 
 
 def write(report: Report, path: FilePath, everything: bool) -> None:
-    """Write the picture of a report.
+    """Write the picture of a report: whole, or not at all.
 
     Raises:
         InputError: see `Report.draw`.
@@ -54,11 +51,10 @@ def write(report: Report, path: FilePath, everything: bool) -> None:
             "the report has no model to draw: fill it with kito.optimize(model, report=report), or "
             "take that of kito.explain(model)."
         )
-    if form == "json":
-        content = model_explorer.export(report.change, report).encode()
-    else:
-        content = picture.render(report.change, report, form, everything)
-    try:
-        Path(path).write_bytes(content)
-    except OSError as error:
-        raise InputError(f"'{os.fspath(path)}' can't be written: {error.strerror}.") from error
+    with doing("drawing"):
+        if form == "json":
+            content = model_explorer.export(report.change, report).encode()
+        else:
+            content = picture.render(report.change, report, form, everything)
+    with whole_file(path) as unfinished:
+        Path(unfinished).write_bytes(content)

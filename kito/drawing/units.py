@@ -135,10 +135,17 @@ class _Log:
 
     def __init__(self, report: Report, path: tuple[str, ...]) -> None:
         self._rewrites = nx.utils.UnionFind()
-        self._applied = [each for each in report.applied if each.path == path]
-        self._declined = [each for each in report.declined if each.path == path]
-        for each in self._applied:
+        applied = [each for each in report.applied if each.path == path]
+        for each in applied:
             self._rewrites.union(*each.layers, *each.result)
+        self._rules: dict[str, dict[str, None]] = {}
+        for each in applied:
+            self._rules.setdefault(self._rewrites[each.layers[0]], {})[each.rule] = None
+        self._reasons: dict[str, list[tuple[str, str]]] = {}
+        for declined in report.declined:
+            for name in set(declined.layers) if declined.path == path else ():
+                reason = (declined.rule, declined.reason)
+                self._reasons.setdefault(name, []).append(reason)
 
     def together(self, one: str, other: str) -> bool:
         """Whether the same rewrites, one after the other, were about both layers."""
@@ -146,17 +153,14 @@ class _Log:
 
     def rules(self, names: Iterable[str]) -> tuple[str, ...]:
         """The rules that rewrote these layers."""
-        roots = {self._rewrites[name] for name in names}
-        return tuple(
-            dict.fromkeys(
-                each.rule for each in self._applied if self._rewrites[each.layers[0]] in roots
-            )
-        )
+        roots = dict.fromkeys(self._rewrites[name] for name in names)
+        return tuple(dict.fromkeys(rule for root in roots for rule in self._rules.get(root, ())))
 
     def reasons(self, names: Iterable[str]) -> tuple[tuple[str, str], ...]:
         """Why rules did not rewrite these layers."""
-        names = set(names)
-        return tuple((each.rule, each.reason) for each in self._declined if names & {*each.layers})
+        return tuple(
+            dict.fromkeys(reason for name in names for reason in self._reasons.get(name, ()))
+        )
 
 
 def _parts(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import cache
 
 from kito.graph.cost import is_pass, multiply_adds
 from kito.graph.ir import Graph, Layer, Node, walk
@@ -102,17 +103,18 @@ class Change:
     def _total(self, count: Callable[[CallRecord], int]) -> tuple[int, int]:
         """A sum over all calls before and after; those of a graph as often as it is called."""
 
-        def total(
-            graphs: dict[tuple[str, ...], tuple[CallRecord, ...]], path: tuple[str, ...]
-        ) -> int:
-            return sum(
-                count(call) if call.inside is None else total(graphs, call.inside)
-                for call in graphs[path]
-            )
+        def total(graphs: dict[tuple[str, ...], tuple[CallRecord, ...]]) -> int:
+            @cache
+            def of(path: tuple[str, ...]) -> int:
+                calls = graphs[path]
+                return sum(
+                    count(call) if call.inside is None else of(call.inside) for call in calls
+                )
 
-        root = self.graphs[0].path
-        before = total({graph.path: graph.before for graph in self.graphs}, root)
-        return before, total({graph.path: graph.after for graph in self.graphs}, root)
+            return of(self.graphs[0].path)
+
+        before = total({graph.path: graph.before for graph in self.graphs})
+        return before, total({graph.path: graph.after for graph in self.graphs})
 
     @property
     def touched(self) -> frozenset[tuple[str, ...]]:

@@ -15,15 +15,17 @@ import keras
 
 from kito.errors import GraphError, first_line
 from kito.graph.copying import copy_state, copy_structure, policy_of
-from kito.graph.ir import Graph, Layer, Node, Ref, Tensor, has_rewrites, is_rewritten
+from kito.graph.ir import Graph, Layer, Node, Ref, Tensor, walk
 from kito.graph.keras_internals import (
     Functional,
     is_graph_class,
     keras_mask,
     mark_called,
     no_initializers,
+    recursion,
     shell,
 )
+from kito.progress import track
 from kito.report import Report
 
 
@@ -33,7 +35,9 @@ def codegen(graph: Graph, report: Report) -> keras.Model:
     Raises:
         GraphError: a new layer does not accept its weights, or its output is not what it replaces.
     """
-    model = _Builder(report).model(graph)
+    longest = max(len(nested) for _, nested in walk(graph))
+    with recursion(longest):
+        model = _Builder(report).model(graph)
     mark_called(model)
     return model
 
@@ -61,6 +65,18 @@ class _Builder:
         self.report = report
         self.built: dict[Layer, keras.Operation] = {}
         self.models: dict[int, keras.Model] = {}
+        self.rewritten: dict[Graph, bool] = {}
+
+    def is_rewritten(self, layer: Layer) -> bool:
+        """Whether a rule made the layer, or changed something in its graph."""
+        return layer.is_new if layer.graph is None else self.has_rewrites(layer.graph)
+
+    def has_rewrites(self, graph: Graph) -> bool:
+        """Whether a rule changed something in the graph or a graph inside it."""
+        if graph not in self.rewritten:
+            inside = (node.layer.graph for node in graph if node.layer.graph is not None)
+            self.rewritten[graph] = graph.rewritten or any(map(self.has_rewrites, inside))
+        return self.rewritten[graph]
 
     def model(self, graph: Graph) -> keras.Model:
         """The model of a graph; layers that have one graph share one model."""
@@ -74,7 +90,7 @@ class _Builder:
 
         Such a class may save what its layers can't.
         """
-        if type(graph.source) in (Functional, keras.Sequential) or has_rewrites(graph):
+        if type(graph.source) in (Functional, keras.Sequential) or self.has_rewrites(graph):
             return None
         try:
             model = copy_structure(graph.source)
@@ -88,7 +104,7 @@ class _Builder:
     def new_model(self, graph: Graph) -> keras.Model:
         tensors: dict[Ref, keras.KerasTensor] = {}
         chain = graph.sequential and _is_chain(graph)
-        for node in graph:
+        for node in track(list(graph), f"building {graph.name}"):
             if chain and node.args:
                 self.prepare(graph, node)
             else:
@@ -117,9 +133,9 @@ class _Builder:
 
     def operation(self, layer: Layer, args: Any, kwargs: Any) -> Any:
         """The result of calling the layer, which is built if this is its first call."""
-        if _is_unfolded(layer):
+        if self.is_unfolded(layer):
             return self.unfold(layer, args, kwargs)
-        if layer not in self.built and _is_copied(layer):
+        if layer not in self.built and self.is_copied(layer):
             return self.copy(layer, args, kwargs)
         if layer not in self.built:
             leaves = keras.tree.flatten((args, kwargs))
@@ -133,6 +149,19 @@ class _Builder:
         leaves = keras.tree.flatten((args, kwargs))
         tensors = [leaf for leaf in leaves if isinstance(leaf, keras.KerasTensor)]
         return self.model(layer.graph)(tensors if len(tensors) > 1 else tensors[0])
+
+    def is_unfolded(self, layer: Layer) -> bool:
+        """Whether the calls inside a composite layer take its place: only where a rule gained."""
+        known = is_graph_class(layer.cls) or layer.cls is keras.layers.TimeDistributed
+        return layer.graph is not None and not known and self.is_rewritten(layer)
+
+    def is_copied(self, layer: Layer) -> bool:
+        """Whether the source's layer is copied as it is: a layer that no rule touched."""
+        return (
+            isinstance(layer.source, keras.Layer)
+            and not is_graph_class(layer.cls)
+            and not self.is_rewritten(layer)
+        )
 
     def make(self, layer: Layer, shape: tuple[int | None, ...]) -> keras.Operation:
         """What stands for a layer that is not a plain copy of the source's."""
@@ -194,7 +223,7 @@ class _Builder:
     def prepare(self, graph: Graph, node: Node) -> None:
         """Build a layer of a Sequential model, which will make the calls itself."""
         layer = node.layer
-        if not _is_copied(layer):
+        if not self.is_copied(layer):
             self.built[layer] = self.make(layer, graph.producer(node.refs[0]).output.shape)
             return
         try:
@@ -216,21 +245,6 @@ class _Builder:
                 _check_output(node.layer, layer.output, node.output)
         model.trainable = graph.trainable
         return model
-
-
-def _is_unfolded(layer: Layer) -> bool:
-    """Whether the calls inside a composite layer take its place: only where a rule gained by it."""
-    known = is_graph_class(layer.cls) or layer.cls is keras.layers.TimeDistributed
-    return layer.graph is not None and not known and is_rewritten(layer)
-
-
-def _is_copied(layer: Layer) -> bool:
-    """Whether the source's layer is copied as it is: a layer that no rule touched."""
-    return (
-        isinstance(layer.source, keras.Layer)
-        and not is_graph_class(layer.cls)
-        and not is_rewritten(layer)
-    )
 
 
 def _is_chain(graph: Graph) -> bool:

@@ -22,6 +22,7 @@ from fractions import Fraction
 
 from keras import layers
 
+from kito.graph.einsum import ELLIPSIS, EQUATION
 from kito.graph.ir import Graph, Node
 from kito.graph.keras_internals import ReshapeOperation
 
@@ -74,14 +75,12 @@ def _of_one_row(node: Node, given: tuple[int | None, ...]) -> int:
         return entries * _positions(node, given)
     if layer.cls is layers.Dense:
         return entries * _product(node.output.shape[1:-1])
-    if layer.cls is layers.EinsumDense and "..." not in node.equation:
-        kernel, outputs = node.equation.split(",")[1].split("->")
-        others = (
-            size
-            for letter, size in zip(outputs[1:], node.output.shape[1:], strict=True)
-            if letter not in kernel
-        )
-        return entries * _product(tuple(others))
+    if layer.cls is layers.EinsumDense:
+        equation = EQUATION.fullmatch(node.equation)
+        if equation and ELLIPSIS not in equation["output"]:
+            letters = zip(equation["output"][1:], node.output.shape[1:], strict=True)
+            others = (size for letter, size in letters if letter not in equation["kernel"])
+            return entries * _product(tuple(others))
     return 0
 
 

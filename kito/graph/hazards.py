@@ -6,17 +6,18 @@ OpenVINO 2026.4 takes a ZeroPadding2D into the layer behind it, and forgets that
 TensorFlow 2.21 on a CPU fuses a convolution, its bias, the addition of another tensor and an
 activation into one operation. With a leaky ReLU that operation takes 0.2 for the slope, whatever
 the slope is; with mish it fails. Without a bias nothing is fused. So a convolution must not get a
-bias there, where it had none, or had a normalization in between.
+bias there, where it had none, and nothing that stands between the three must go.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 
+import keras
 from keras import activations, layers
 
 from kito.definition import Decline, Match, Result
-from kito.graph.ir import Call, Graph, Layer, Node, Output, Ref
+from kito.graph.ir import Call, Graph, Layer, Node, Output, Ref, call_of
 from kito.graph.keras_internals import AddOperation
 
 FUSED = (layers.Conv2D, layers.Conv3D, layers.SeparableConv2D)
@@ -55,7 +56,7 @@ def check_padding(graph: Graph, match: Match, result: Result) -> None:
     """
     if isinstance(result, Ref) or any(_pads_twice(graph, node) for node in match.nodes):
         return
-    for call in (result.call if isinstance(result, Output) else result).order:
+    for call in call_of(result).order:
         if _pads_twice(graph, call):
             raise Decline(
                 f"{call.layer.name} pads, and would stand behind a ZeroPadding2D: OpenVINO would "
@@ -70,13 +71,7 @@ def _pads_twice(graph: Graph, call: Node | Call) -> bool:
     size = call.layer.config[window]
     if size in (1, (1, 1), [1, 1]):
         return False
-    source: Node | Call = call
-    while source is call or source.layer.cls in TRANSPARENT:
-        given = source.input if isinstance(source, Node) else source.args[0]
-        if isinstance(given, Output):
-            given = given.call
-        source = graph.producer(given) if isinstance(given, Ref) else given
-    return source.layer.cls is layers.ZeroPadding2D
+    return next(_sources(graph, call)).layer.cls is layers.ZeroPadding2D
 
 
 def check_hazards(graph: Graph, tail: Node, result: Result, readers: Readers) -> None:
@@ -91,49 +86,77 @@ def check_hazards(graph: Graph, tail: Node, result: Result, readers: Readers) ->
     """
     place = (graph, tail)
     if isinstance(result, Ref):
-        if _is_fused(graph.producer(result).layer):
-            _check_additions_behind(place, readers)
-        return
-    last = result.call if isinstance(result, Output) else result
-    for call in last.order:
-        if not _is_fused(call.layer):
-            continue
-        if call is last:
-            _check_additions_behind(place, readers)
-        elif last.layer.cls in ADDITIONS:
-            _check_addition(place, readers)
+        if _is_transparent(tail.layer):
+            return  # they meet already
+        last = _acting(graph, graph.producer(result))
+    else:
+        last = _acting(graph, call_of(result))
+        for call in call_of(result).order:
+            for source in _sources(graph, call):
+                if _adds_to_fused(graph, source):
+                    _check_activation(source, call)
+    if _adds_to_fused(graph, last):
+        for _, activation in _behind(place, readers):
+            _check_activation(last, activation)
+    if _is_fused(last.layer):
+        for add in _behind(place, readers):
+            if add[1].layer.cls in ADDITIONS:
+                for _, activation in _behind(add, readers):
+                    _check_activation(add[1], activation)
+
+
+def _is_transparent(layer: Layer) -> bool:
+    if layer.cls is layers.Activation:
+        return getattr(layer.source, "activation", None) is activations.linear
+    return layer.cls in TRANSPARENT
 
 
 def _is_fused(layer: Layer) -> bool:
     return layer.cls in FUSED and bool(layer.config["use_bias"])
 
 
-def _check_additions_behind(conv: Place, readers: Readers) -> None:
-    for graph, add in _behind(conv, readers):
-        if add.layer.cls in ADDITIONS:
-            _check_addition((graph, add), readers)
+def _adds_to_fused(graph: Graph, add: Node | Call) -> bool:
+    """Whether a call adds something to what a convolution with a bias computes."""
+    return add.layer.cls in ADDITIONS and any(
+        _is_fused(source.layer) for source in _sources(graph, add)
+    )
 
 
-def _check_addition(add: Place, readers: Readers) -> None:
-    name = add[1].layer.name
-    for _, activation in _behind(add, readers):
-        source = activation.layer.source
-        slope = getattr(source, "negative_slope", None)
-        if slope and slope != SLOPE:
-            raise Decline(
-                f"{name} adds to it and {activation.layer.name} is a leaky ReLU: TensorFlow would "
-                f"fuse these and compute with the slope {SLOPE}, not {slope}"
-            )
-        if getattr(source, "activation", None) is activations.mish:
-            raise Decline(
-                f"{name} adds to it and {activation.layer.name} is mish: TensorFlow would fuse "
-                "these into an operation that it does not have"
-            )
+def _check_activation(add: Node | Call, activation: Node | Call) -> None:
+    if activation.layer.shapes:
+        return  # it multiplies first
+    source = activation.layer.source
+    names = f"{add.layer.name} would add to a convolution and feed {activation.layer.name}, which"
+    slope = getattr(source, "negative_slope", None)
+    if slope and slope != SLOPE:
+        raise Decline(
+            f"{names} is a leaky ReLU: TensorFlow would fuse these and compute with the slope "
+            f"{SLOPE}, not {slope}"
+        )
+    if getattr(source, "activation", None) is activations.mish:
+        raise Decline(
+            f"{names} is mish: TensorFlow would fuse these into an operation that it does not have"
+        )
+
+
+def _sources(graph: Graph, call: Node | Call) -> Iterator[Node | Call]:
+    """The calls whose results a call reads, past those that return what they are given."""
+    for leaf in keras.tree.flatten((call.args, call.kwargs)):
+        if isinstance(leaf, Ref):
+            yield _acting(graph, graph.producer(leaf))
+        elif isinstance(leaf, Call | Output):
+            yield _acting(graph, call_of(leaf))
+
+
+def _acting(graph: Graph, call: Node | Call) -> Node | Call:
+    """A call, or what it returns the result of."""
+    return next(_sources(graph, call)) if _is_transparent(call.layer) else call
 
 
 def _behind(place: Place, readers: Readers) -> Iterable[Place]:
+    """The calls that read the result of a call, past those that return what they are given."""
     for graph, reader in readers(*place):
-        if reader.layer.cls in TRANSPARENT:
+        if _is_transparent(reader.layer):
             yield from _behind((graph, reader), readers)
         else:
             yield graph, reader

@@ -9,6 +9,7 @@ And one for what does not stand in a graph yet: a `Call` is what a rule asks for
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
@@ -20,10 +21,15 @@ import networkx as nx
 import numpy as np
 
 from kito.errors import GraphError
+from kito.graph.alike import Alike
 from kito.graph.keras_internals import complete_config
 
 # What training needs and inference does not: none of it says anything about rewritten weights.
 TRAINING_ONLY = ("regularizer", "constraint")
+# What a layer that has its weights computes does not depend on these.
+NOT_BEHAVIOUR = ("_initializer", *TRAINING_ONLY)
+# So many numbers of a weight tell it from most others.
+SAMPLE = 16
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,9 +71,8 @@ class Call:
         """This call and all calls that it needs, each once, in the order of computation."""
         found: dict[Call, None] = {}
         for leaf in keras.tree.flatten((self.args, self.kwargs)):
-            call = leaf.call if isinstance(leaf, Output) else leaf
-            if isinstance(call, Call):
-                found |= dict.fromkeys(call.order)
+            if isinstance(leaf, Call | Output):
+                found |= dict.fromkeys(call_of(leaf).order)
         return (*found, self)
 
 
@@ -77,6 +82,11 @@ class Output:
 
     call: Call
     index: int
+
+
+def call_of(made: Call | Output) -> Call:
+    """The call, also of one of its outputs."""
+    return made.call if isinstance(made, Output) else made
 
 
 @dataclass(frozen=True, eq=False)
@@ -120,6 +130,25 @@ class Layer:
         """The configuration with which Keras builds the layer again, as `get_config` gives it."""
         config = complete_config(self.source) if self.source is not None else {}
         return config | dict(self.overrides) | {"name": self.name}
+
+    @cached_property
+    def behaviour(self) -> dict[str, Any]:
+        """The entries of the configuration that say what the layer computes with its weights."""
+        return {
+            name: value
+            for name, value in self.config.items()
+            if name not in ("name", "trainable") and not name.endswith(NOT_BEHAVIOUR)
+        }
+
+    @cached_property
+    def signature(self) -> int:
+        """A number that layers have in common which compute the same, and few others do."""
+        try:
+            behaviour = repr(self.behaviour)
+        except NotImplementedError:  # an operation that can't say what it is
+            return id(self)
+        starts = tuple(weight.flat[:SAMPLE].tobytes() for weight in self.weights.values())
+        return hash((self.cls, behaviour, starts))
 
     @cached_property
     def variables(self) -> dict[str, keras.Variable]:
@@ -278,7 +307,17 @@ class Node:
     def refs(self) -> tuple[Ref, ...]:
         """The tensors that the call reads, in the order of its arguments, with repetitions."""
         leaves = keras.tree.flatten((self.args, self.kwargs))
-        return tuple(leaf for leaf in leaves if isinstance(leaf, Ref))
+        return tuple([leaf for leaf in leaves if isinstance(leaf, Ref)])
+
+    @cached_property
+    def signature(self) -> int:
+        """A number that calls have in common which give layers of one class the same."""
+        given = [
+            (leaf.node, leaf.index) if isinstance(leaf, Ref) else leaf
+            for leaf in keras.tree.flatten((self.args, self.kwargs))
+            if isinstance(leaf, Ref | int | float)
+        ]
+        return hash((self.layer.cls, *given))
 
     @property
     def wrapped(self) -> Layer:
@@ -304,12 +343,15 @@ class Graph:
         name: the model's name.
         sequential: whether Keras held the model as a `Sequential`.
         trainable: the model's flag of that name.
-        inputs, outputs: the model's structures, with a Ref for each tensor.
+        inputs: the structure that the model takes, with a Ref for each tensor.
+        output_refs: the flat list of the tensors that the model returns.
+        output_ids: the calls that compute these.
         rewritten: whether a rule changed something here.
         source: the model that the graph was lifted from.
         shapes_are_right: whether the shapes that Keras shows are those of the tensors.
         traced: whether it is the record of the calls of a layer or model that is written in Python.
-        dag: the `networkx.MultiDiGraph`. A multigraph, for `Add()([x, x])` has two equal edges.
+        dag: the `networkx.MultiDiGraph` of the numbers of the nodes. A multigraph, for
+            `Add()([x, x])` has two equal edges.
     """
 
     def __init__(self, name: str, *, sequential: bool = False, trainable: bool = True) -> None:
@@ -317,20 +359,21 @@ class Graph:
         self.sequential = sequential
         self.trainable = trainable
         self.inputs: Any = []
-        self.outputs: Any = []
+        self.outputs = []
         self.rewritten = False
         self.source: Any = None
         self.shapes_are_right = True
         self.traced = False
         self.dag = nx.MultiDiGraph()
+        self._nodes: dict[int, Node] = {}
+        self._alike = Alike()
         self._next = 0
 
     def __getitem__(self, node_id: int) -> Node:
-        node: Node = self.dag.nodes[node_id]["node"]
-        return node
+        return self._nodes[node_id]
 
     def __contains__(self, node_id: int) -> bool:
-        return node_id in self.dag and "node" in self.dag.nodes[node_id]
+        return node_id in self._nodes
 
     def __iter__(self) -> Iterator[Node]:
         """The nodes in an order in which they can be computed, the same in every run."""
@@ -347,24 +390,37 @@ class Graph:
 
     def put(self, node: Node) -> None:
         """Add the node, or let it take the place of the one with the same number."""
+        before: tuple[Ref, ...] = ()
         if node.id in self:
-            self.dag.remove_edges_from(list(self.dag.in_edges(node.id, keys=True)))
-        self.dag.add_node(node.id, node=node)
-        for slot, ref in enumerate(node.refs):
-            self.dag.add_edge(ref.node, node.id, key=slot)
+            before = self[node.id].refs
+            self._alike.discard(self[node.id])
+        self._nodes[node.id] = node
+        self._alike.add(node)
+        self.dag.add_node(node.id)
+        # Of the many tensors that a call may read, a rewrite changes one.
+        pairs = enumerate(itertools.zip_longest(before, node.refs))
+        for slot, old, new in [(slot, *pair) for slot, pair in pairs if pair[0] is not pair[1]]:
+            if old is not None:
+                self.dag.remove_edge(old.node, node.id, key=slot)
+            if new is not None:
+                self.dag.add_edge(new.node, node.id, key=slot)
 
     def redirect(self, old: Ref, new: Ref) -> None:
         """Let all calls that read one tensor read another one."""
+        place = (old.node, old.index)
         for reader in {node.id: node for node in self.consumers(old.node)}.values():
-            args, kwargs = keras.tree.map_structure(
-                lambda leaf: new if isinstance(leaf, Ref) and leaf == old else leaf,
-                (reader.args, reader.kwargs),
-            )
+            given = (reader.args, reader.kwargs)
+            leaves = [
+                new if isinstance(leaf, Ref) and (leaf.node, leaf.index) == place else leaf
+                for leaf in keras.tree.flatten(given)
+            ]
+            args, kwargs = keras.tree.pack_sequence_as(given, leaves)
             self.put(replace(reader, args=args, kwargs=kwargs))
 
     def remove(self, node_id: int) -> None:
         """Take out a node that nothing reads."""
         self.dag.remove_node(node_id)
+        self._alike.discard(self._nodes.pop(node_id))
 
     def prune(self) -> None:
         """Take out the calls that no output depends on; inputs stay."""
@@ -375,12 +431,20 @@ class Graph:
                 if ancestor not in needed:
                     needed.add(ancestor)
                     frontier.append(ancestor)
-        self.dag.remove_nodes_from([node_id for node_id in self.dag if node_id not in needed])
+        for node_id in [node_id for node_id in self.dag if node_id not in needed]:
+            self.remove(node_id)
 
     @property
-    def output_refs(self) -> list[Ref]:
-        """The flat list of the tensors that the model returns."""
-        return [ref for ref in keras.tree.flatten(self.outputs) if isinstance(ref, Ref)]
+    def outputs(self) -> Any:
+        """The structure that the model returns, with a Ref for each tensor."""
+        return self._outputs
+
+    @outputs.setter
+    def outputs(self, structure: Any) -> None:
+        self._outputs = structure
+        refs = (leaf for leaf in keras.tree.flatten(structure) if isinstance(leaf, Ref))
+        self.output_refs: tuple[Ref, ...] = tuple(refs)
+        self.output_ids = frozenset(ref.node for ref in self.output_refs)
 
     def producer(self, ref: Ref) -> Node:
         """The call that computes a tensor."""
@@ -393,6 +457,14 @@ class Graph:
     def consumers(self, node_id: int) -> list[Node]:
         """The calls that read an output of the node, one entry a use."""
         return [self[reader] for _, reader, _ in self.dag.out_edges(node_id, keys=True)]
+
+    def readers(self, node_id: int) -> list[Node]:
+        """The calls that read an output of the node, each once, in the order of their numbers."""
+        return [self._nodes[reader] for reader in sorted(self.dag.successors(node_id))]
+
+    def alike(self, node: Node) -> list[Node]:
+        """The calls of equal layers on equal tensors, and maybe some more; the node is one."""
+        return self._alike.to(node)
 
     def verify_node(self, node: Node) -> None:
         """Check one call: what it reads exists.
@@ -420,18 +492,6 @@ class Graph:
         for ref in self.output_refs:
             if ref.node not in self:
                 raise GraphError(f"'{self.name}' returns a tensor that nothing computes: {ref}")
-
-
-def is_rewritten(layer: Layer) -> bool:
-    """Whether a rule made the layer, or changed something in its graph or a graph inside that."""
-    if layer.graph is None:
-        return layer.is_new
-    return has_rewrites(layer.graph)
-
-
-def has_rewrites(graph: Graph) -> bool:
-    """Whether a rule changed something in the graph or a graph inside it."""
-    return any(nested.rewritten for _, nested in walk(graph))
 
 
 def to_numpy(value: Any) -> np.ndarray:

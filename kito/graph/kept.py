@@ -57,7 +57,7 @@ def _surroundings(graph: Graph, node: Node) -> str:
     before = ", ".join(_called(graph.producer(ref)) for ref in dict.fromkeys(node.refs))
     readers = {reader.id: reader for reader in graph.consumers(node.id)}
     behind = [_called(reader) for reader in readers.values()]
-    if node.id in {ref.node for ref in graph.output_refs}:
+    if node.id in graph.output_ids:
         behind.append("an output")
     return (
         f"{node.layer.name} follows {before} and feeds {', '.join(behind)}: no rule matches there"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import inspect
+import sys
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -12,6 +13,7 @@ import keras
 from keras.src.applications.convnext import LayerScale as LayerScale
 from keras.src.applications.convnext import StochasticDepth as StochasticDepth
 from keras.src.backend.common import global_state
+from keras.src.models import functional as functional_models
 from keras.src.models.functional import Functional as Functional
 from keras.src.ops import core as core_operations
 from keras.src.ops import math as math_operations
@@ -81,6 +83,9 @@ DETERMINISTIC_OPERATIONS: tuple[type[keras.Operation], ...] = (
     numpy_operations.TrueDivide,
 )
 
+# How deep Keras goes for each call of a chain, and some more.
+FRAMES_A_CALL = 2
+
 # The first call of a layer sets these, also of one that has no weights to build.
 CHANGED_BY_ANY_CALL = {"_called", "_parent_path", "_path", "built", "_build_shapes_dict"}
 
@@ -136,7 +141,7 @@ def arguments(call: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
     return args, kwargs
 
 
-@functools.cache
+@functools.lru_cache(maxsize=256)  # bounded: a program may define classes without end
 def takes_training(call: Callable[..., Any]) -> bool:
     """Whether a `call` has the argument that tells training from inference."""
     return "training" in inspect.signature(call).parameters
@@ -195,6 +200,17 @@ def sublayers(layer: keras.Layer) -> list[keras.Layer]:
 
 
 @contextlib.contextmanager
+def recursion(calls: int) -> Iterator[None]:
+    """Let Keras build a model of so many calls: it walks up to the inputs by recursion."""
+    before = sys.getrecursionlimit()
+    sys.setrecursionlimit(before + FRAMES_A_CALL * calls)
+    try:
+        yield
+    finally:
+        sys.setrecursionlimit(before)
+
+
+@contextlib.contextmanager
 def no_initializers(layer: keras.Layer) -> Iterator[None]:
     """Let a layer be built without drawing the random numbers that are overwritten next.
 
@@ -214,6 +230,32 @@ def no_initializers(layer: keras.Layer) -> Iterator[None]:
     finally:
         for part, name, value in replaced:
             vars(part)[name] = value
+
+
+@contextlib.contextmanager
+def bounded_attempts(limit: int) -> Iterator[None]:
+    """Let Keras try no more calls than this while it builds graphs from configurations.
+
+    Keras 3.14 tries a call that raises an IndexError again for ever.
+
+    Raises:
+        ValueError: on one more.
+    """
+    attempts = 0
+    deserialize_node = functional_models.deserialize_node
+
+    def counted(*args: Any) -> Any:
+        nonlocal attempts
+        attempts += 1
+        if attempts > limit:
+            raise ValueError("a call of its graph can't be made")
+        return deserialize_node(*args)
+
+    functional_models.deserialize_node = counted
+    try:
+        yield
+    finally:
+        functional_models.deserialize_node = deserialize_node
 
 
 @contextlib.contextmanager
@@ -252,7 +294,9 @@ def untouched(layer: keras.Layer) -> Iterator[None]:
             now.clear()
             now.update(attributes)
     if changed:
-        raise StatefulCallError(f"its call changes {', '.join(sorted(changed))}")
+        first, *others = sorted(changed)
+        more = f" and {len(others)} more" if others else ""
+        raise StatefulCallError(f"its call changes {first}{more}: the next need not be the same")
 
 
 def _was_built_by_the_call(

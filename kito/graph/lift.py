@@ -129,14 +129,20 @@ class _Lifter:
     def expand(self, graph: Graph) -> None:
         """Trace the composite layers of the graph, those inside them, and so on."""
         traces: set[int] = set()
+        seen: set[Graph] = set()
         tried: set[Layer] = set()
-        while True:
+        new = [graph]
+        while new:
             sites: dict[Layer, list[tuple[Graph, Node]]] = {}
-            for _, nested in walk(graph):
+            for nested in (nested for each in new for _, nested in walk(each)):
+                if nested in seen:
+                    continue
+                seen.add(nested)
                 for node in nested:
                     if node.layer.graph is None and node.layer not in tried:
                         sites.setdefault(node.layer, []).append((nested, node))
             tried.update(sites)
+            new = []
             for layer, calls in sites.items():
                 inside = any(id(nested) in traces for nested, _ in calls)
                 if not self.is_traceable(layer, inside):
@@ -146,11 +152,11 @@ class _Lifter:
                 except UntraceableError as error:
                     self.keep_whole(layer, str(error))
                     continue
+                assert traced.graph is not None
                 traces.add(id(traced.graph))
+                new.append(traced.graph)
                 for nested, node in calls:
                     nested.put(replace(node, layer=traced))
-            if not sites:
-                return
 
     def is_traceable(self, layer: Layer, inside: bool) -> bool:
         """Whether to try: a rule could match inside, or the layer around it was traced and nobody

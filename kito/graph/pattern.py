@@ -196,25 +196,55 @@ class Readers:
         if not self.readers[1].fits(node) or len(node.refs) != 1:
             return None
         source = graph.producer(node.input)
-        found = tuple(
-            reader
-            for reader in sorted(graph.consumers(source.id), key=lambda reader: reader.id)
-            if self.readers[1].fits(reader) and reader.refs == node.refs
-        )
-        if found[-1] is not node:
+        if self.source and not self.source[1].fits(source):
             return None
+        readers = graph.readers(source.id)
+        # From the end, so that of many readers each but the last looks at few.
+        if next(each for each in reversed(readers) if self.fits(each, node)) is not node:
+            return None
+        found = tuple(each for each in readers if self.fits(each, node))
         captures: dict[str, Captured] = {self.readers[0]: found}
         if self.source:
-            if not self.source[1].fits(source):
-                return None
             captures = {self.source[0]: source, **captures}
         elif len(found) < 2:
             return None
         return Match(captures, ends=self.readers[0])
 
+    def fits(self, reader: Node, node: Node) -> bool:
+        """Whether a call may stand beside another one: it reads the same tensor, once."""
+        return self.readers[1].fits(reader) and reader.refs == node.refs
+
     def __str__(self) -> str:
         several = f"[{self.readers[1]}, ...]"
         return f"{self.source[1]} -> {several}" if self.source else several
+
+
+@dataclass(frozen=True)
+class Provided:
+    """A pattern of which only those matches count for which a condition holds.
+
+    Attributes:
+        condition: takes the graph and the match. What it does not hold for is not reported.
+    """
+
+    pattern: Pattern
+    condition: Callable[[Graph, Match], bool]
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        return self.pattern.names
+
+    @property
+    def anchors(self) -> Classes:
+        return self.pattern.anchors
+
+    def match(self, graph: Graph, node: Node) -> Match | None:
+        """The match that ends at `node`, or None."""
+        match = self.pattern.match(graph, node)
+        return match if match is not None and self.condition(graph, match) else None
+
+    def __str__(self) -> str:
+        return str(self.pattern)
 
 
 OneOrMore = type[keras.Operation] | tuple[type[keras.Operation], ...] | Link

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, TypeVar
@@ -20,7 +20,7 @@ from kito.definition import Decline, Match, Result, Rule
 from kito.errors import RuleError
 from kito.graph.copying import names_activations
 from kito.graph.hazards import check_hazards, check_padding
-from kito.graph.ir import Call, Graph, Layer, Node, Output, Ref, Tensor, walk
+from kito.graph.ir import Call, Graph, Layer, Node, Output, Ref, Tensor, call_of, walk
 from kito.graph.kept import unexplained
 from kito.graph.keras_internals import Functional, shell, sublayers
 from kito.report import Applied, Declined, Report
@@ -35,6 +35,9 @@ from kito.report import Applied, Declined, Report
 # same call, or they make ever more calls, of which there are at most ten times as many rewrites as
 # the model has calls.
 MAX_REWRITES_OF_A_CALL = 100
+
+# Of so many layers a reason has the names.
+NAMED = 3
 
 T = TypeVar("T")
 # Rule, path of the graph, and layers.
@@ -110,7 +113,7 @@ class _Site:
         found: dict[Call, None] = {}
         for result in self.results:
             if not isinstance(result, Ref):
-                found |= dict.fromkeys(_call_of(result).order)
+                found |= dict.fromkeys(call_of(result).order)
         return tuple(found)
 
     @property
@@ -126,10 +129,6 @@ class _Site:
             if isinstance(result, Call):
                 found.setdefault(result.layer, tail.layer)
         return found
-
-
-def _call_of(result: Call | Output) -> Call:
-    return result.call if isinstance(result, Output) else result
 
 
 @dataclass(frozen=True)
@@ -150,10 +149,13 @@ class _Rewriter:
         # By name: whatever order plugins were found in, the result is the same.
         self.all_rules = sorted(rules, key=lambda rule: rule.name)
         self.rules: dict[type, list[Rule]] = {}
-        self.calls: dict[Layer, list[tuple[Graph, int]]] = {}
+        # As the keys of a dict, which has an order and gives one up at once.
+        self.calls: dict[Layer, dict[tuple[Graph, int], None]] = {}
+        self.owners: dict[Graph, dict[Layer, None]] = {}
+        self.names: dict[Graph, Counter[str]] = {}
         for nested in self.graphs:
             for node in nested:
-                self.calls.setdefault(node.layer, []).append((nested, node.id))
+                self.enter(nested, node)
         self.queue: deque[tuple[Graph, int]] = deque()
         self.queued: set[tuple[int, int]] = set()
         self.rewrites: dict[tuple[int, int], int] = {}
@@ -176,13 +178,13 @@ class _Rewriter:
             for node in graph
             for reason in self.declined.get((id(graph), node.id), {}).values()
         )
+        known: dict[tuple[str, ...], set[str]] = {}
+        for each in self.report.declined:
+            known.setdefault(each.path, set()).update(each.layers)
+        names = {rule.name for rule in self.all_rules}
         for graph in self.graphs:
             path = self.paths[id(graph)]
-            known = {
-                name for each in self.report.declined if each.path == path for name in each.layers
-            }
-            names = {rule.name for rule in self.all_rules}
-            self.report.unmatched.extend(unexplained(graph, path, names, known))
+            self.report.unmatched.extend(unexplained(graph, path, names, known.get(path, ())))
 
     def to_fixed_point(self, rules: list[Rule]) -> None:
         self.rules.clear()
@@ -284,9 +286,13 @@ class _Rewriter:
         """The other calls of the same layers, where these can be rewritten in the same way."""
         layers = [node.layer for node in site.match.nodes]
         found = []
+        if any(len(self.calls[layer]) == layers.count(layer) for layer in layers):
+            return []
         for graph, node_id in self.calls[layers[-1]]:
+            if graph is site.graph and node_id == site.match.tail.id:
+                continue
             match = rule.pattern.match(graph, graph[node_id])
-            if match is None or (graph is site.graph and node_id == site.match.tail.id):
+            if match is None:
                 continue
             if [node.layer for node in match.nodes] != layers:
                 continue
@@ -302,11 +308,10 @@ class _Rewriter:
         """The calls that read the node, across the borders of nested models."""
         for reader in graph.consumers(node.id):
             yield graph, reader
-        if node.id in {ref.node for ref in graph.output_refs}:
-            for layer, calls in self.calls.items():
-                if layer.graph is graph:
-                    for outer, node_id in calls:
-                        yield from self.readers(outer, outer[node_id])
+        if node.id in graph.output_ids:
+            for layer in self.owners.get(graph, ()):
+                for outer, node_id in self.calls[layer]:
+                    yield from self.readers(outer, outer[node_id])
 
     def check_name(self, sites: list[_Site]) -> None:
         """An output is called as its layer is called.
@@ -314,14 +319,14 @@ class _Rewriter:
         Raises:
             Decline: the name of an output would have to stay with other calls of the layer.
         """
+        vanishing = self.vanishing(sites)
         for site in sites:
-            outputs = {ref.node for ref in site.graph.output_refs}
             for tail, result in site.pairs:
-                if tail.id not in outputs:
+                if tail.id not in site.graph.output_ids:
                     continue
                 if not isinstance(result, Call):
                     raise Decline(f"{tail.layer.name} gives an output its name")
-                if not self.disappears(tail.layer, sites):
+                if tail.layer not in vanishing:
                     raise Decline(
                         f"{tail.layer.name} gives an output its name, and is called elsewhere"
                     )
@@ -337,7 +342,8 @@ class _Rewriter:
         """
         site = sites[0]
         nodes = site.match.nodes
-        kept = [node for node in nodes if not self.disappears(node.layer, sites)]
+        vanishing = self.vanishing(sites)
+        kept = [node for node in nodes if node.layer not in vanishing]
         if not any(node.layer.parameters for node in kept):
             return
         kept_layers = {node.layer for node in kept}
@@ -358,22 +364,26 @@ class _Rewriter:
                 f"would add {growth:,} parameters and save {saved:,} elements"
             )
 
-    def disappears(self, layer: Layer, sites: list[_Site]) -> bool:
-        """Whether the rewrite of these sites leaves no call of the layer."""
-        rewritten = sum(node.layer is layer for site in sites for node in site.match.nodes)
-        return rewritten == len(self.calls[layer])
+    def vanishing(self, sites: list[_Site]) -> set[Layer]:
+        """The layers of which the rewrite of these sites leaves no call."""
+        rewritten = Counter(node.layer for site in sites for node in site.match.nodes)
+        return {layer for layer, calls in rewritten.items() if calls == len(self.calls[layer])}
 
     def apply(self, rule: Rule, sites: list[_Site]) -> None:
         site = sites[0]
         old = tuple(dict.fromkeys(node.layer for node in site.match.nodes))
-        gone = [
-            layer for layer in old if layer not in site.layers and self.disappears(layer, sites)
-        ]
-        names = self.named(site, old, gone, [each.graph for each in sites])
+        vanishing = self.vanishing(sites)
+        gone = [layer for layer in old if layer not in site.layers and layer in vanishing]
+        names = self.named(site, old, gone, {each.graph for each in sites})
         for each in sites:
             self.count(rule, each)
             # The layers of the first site are those of all.
             self.splice(each, dict(zip(each.layers, names, strict=True)))
+        for layer in old:  # what is called once need not be copied
+            if len(self.calls[layer]) == 1:
+                [(graph, node_id)] = self.calls[layer]
+                for node in (graph[node_id], *graph.readers(node_id)):
+                    self.enqueue(graph, node.id)
         new = [layer for layer in names if layer not in old]
         before = sum(layer.parameters for layer in gone)
         applied = Applied(
@@ -422,17 +432,13 @@ class _Rewriter:
         graph.rewritten = True
         readers = [reader for tail in match.tails for reader in graph.consumers(tail.id)]
         for node in match.nodes:
-            self.calls[node.layer].remove((graph, node.id))
+            del self.calls[node.layer][graph, node.id]
+            self.names[graph][node.layer.name] -= 1
         self.build(site, names)
         for node in reversed([node for node in match.nodes if node not in match.tails]):
             graph.remove(node.id)
         for reader in readers:
             self.enqueue(graph, reader.id)
-        for node in match.nodes:  # a layer with fewer calls may now be worth its copy
-            for other_graph, other_id in self.calls[node.layer]:
-                self.enqueue(other_graph, other_id)
-                for reader in other_graph.consumers(other_id):
-                    self.enqueue(other_graph, reader.id)
 
     def build(self, site: _Site, names: Mapping[Layer, Layer]) -> None:
         graph = site.graph
@@ -460,15 +466,22 @@ class _Rewriter:
     def put(self, graph: Graph, node: Node) -> None:
         graph.put(node)
         graph.verify_node(node)
-        self.calls.setdefault(node.layer, []).append((graph, node.id))
+        self.enter(graph, node)
         self.enqueue(graph, node.id)
+
+    def enter(self, graph: Graph, node: Node) -> None:
+        """Note a call, by its layer and by the name of that."""
+        self.calls.setdefault(node.layer, {})[graph, node.id] = None
+        self.names.setdefault(graph, Counter())[node.layer.name] += 1
+        if node.layer.graph is not None:
+            self.owners.setdefault(node.layer.graph, {})[node.layer] = None
 
     def named(
         self,
         site: _Site,
         old: tuple[Layer, ...],
         gone: list[Layer],
-        graphs: Iterable[Graph],
+        graphs: Collection[Graph],
     ) -> tuple[Layer, ...]:
         """A layer takes the name of that whose place it takes, the others keep theirs, where these
         are free.
@@ -476,17 +489,14 @@ class _Rewriter:
         Layers of the match that the rule keeps as they are, are not copied for a name.
         """
         free = {layer.name for layer in gone}
-        taken: set[str] | None = None
+        taken: set[str] = set()
 
         def unique(wanted: Iterable[str]) -> str:
-            nonlocal taken
             for name in wanted:
                 if name in free:
                     free.discard(name)
                     return name
-                if taken is None:
-                    taken = {node.layer.name for graph in graphs for node in graph}
-                if name not in taken:
+                if name not in taken and not any(self.names[graph][name] for graph in graphs):
                     taken.add(name)
                     return name
             raise AssertionError("the candidates are endless")
@@ -518,7 +528,6 @@ def check_match(graph: Graph, match: Match) -> None:
     Raises:
         Decline: with the reason.
     """
-    outputs = {ref.node for ref in graph.output_refs}
     inside = {node.id for node in match.nodes}
     for node in match.nodes:
         _check_arguments(node)
@@ -526,17 +535,26 @@ def check_match(graph: Graph, match: Match) -> None:
     for node in match.nodes:
         if node in match.tails:
             continue
-        if node.id in outputs:
+        if node.id in graph.output_ids:
             raise Decline(f"{node.layer.name} is an output of the model")
-        readers = graph.consumers(node.id)
+        readers = graph.readers(node.id)
         followers = [reader for reader in readers if reader.id in inside]
-        others = [reader.layer.name for reader in readers if reader.id not in inside]
+        others = [reader.layer for reader in readers if reader.id not in inside]
         if others:
-            names = " and ".join(dict.fromkeys(others))
-            raise Decline(f"{node.layer.name} feeds {names} as well as {followers[0].layer.name}")
+            raise Decline(
+                f"{node.layer.name} feeds {_named(others)} as well as {followers[0].layer.name}"
+            )
         beside = match.ends is not None and set(followers) <= set(match.tails)
-        if len(followers) > (len(set(followers)) if beside else 1):
+        uses = sum(ref.node == node.id for reader in followers for ref in reader.refs)
+        if uses > (len(followers) if beside else 1):
             raise Decline(f"{followers[0].layer.name} reads {node.layer.name} more than once")
+
+
+def _named(layers: Sequence[Layer]) -> str:
+    """The names of layers; of many, the first ones and the number of the others."""
+    names = list(dict.fromkeys(layer.name for layer in layers[:NAMED]))
+    others = len(layers) - NAMED
+    return " and ".join([*names, f"{others:,} others"] if others > 0 else names)
 
 
 def _check_arguments(node: Node) -> None:

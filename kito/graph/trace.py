@@ -22,6 +22,7 @@ from kito.graph.ir import Tensor
 from kito.graph.keras_internals import (
     Functional,
     ReshapeOperation,
+    StatefulCallError,
     arguments,
     calls_in_order,
     structures,
@@ -31,6 +32,8 @@ from kito.graph.keras_internals import (
 
 # A batch size of which no other number in a model is a multiple.
 BATCH_SIZE = 7919
+ONLY_KERAS = "; kito looks inside a call that uses layers and keras.ops alone"
+IN_A_RESHAPE = "computes with the batch size, which kito can replace in a reshape only"
 
 
 class UntraceableError(Exception):
@@ -51,7 +54,7 @@ def trace(layer: keras.Layer, args: Any, kwargs: Any) -> Iterator[Functional]:
         UntraceableError: `call` does not run on symbolic tensors, or depends on something that
             they don't show.
     """
-    with only_untraceable(), untouched(layer):
+    with only_untraceable("symbolic tensors, which have no values", ONLY_KERAS), untouched(layer):
         try:
             function = _record(layer, args, kwargs)
             _check_sizes(function)
@@ -62,14 +65,17 @@ def trace(layer: keras.Layer, args: Any, kwargs: Any) -> Iterator[Functional]:
 
 
 @contextlib.contextmanager
-def only_untraceable() -> Iterator[None]:
+def only_untraceable(data: str = "random data", remedy: str = "") -> Iterator[None]:
     """Whatever the user's code raises here, on data that it did not expect, is one error."""
     try:
         yield
     except UntraceableError:
         raise
+    except StatefulCallError as error:
+        raise UntraceableError(str(error)) from error
     except Exception as error:
-        raise UntraceableError(f"{type(error).__name__}: {first_line(error)}") from error
+        said = f"{type(error).__name__}: {first_line(error)}"
+        raise UntraceableError(f"its call fails on {data} ({said}){remedy}") from error
 
 
 def _record(layer: keras.Layer, args: Any, kwargs: Any) -> Functional:
@@ -124,7 +130,7 @@ def _record_of_any_batch(layer: keras.Layer, args: Any, kwargs: Any) -> Function
             lambda leaf: tensors.get(id(leaf), leaf), arguments(call)
         )
         if any(map(_holds_batch_size, keras.tree.flatten((args, kwargs)))):
-            raise UntraceableError(f"{call.operation.name} computes with the batch size")
+            raise UntraceableError(f"{call.operation.name} {IN_A_RESHAPE}")
         outputs = _of_any_batch(call.operation)(*args, **kwargs)
         for old, new in zip(call.outputs, keras.tree.flatten(outputs), strict=True):
             tensors[id(old)] = new
@@ -144,7 +150,7 @@ def _of_any_batch(operation: keras.Operation) -> keras.Operation:
         shape = [-1 if _holds_batch_size(size) else size for size in operation.newshape]
         if shape.count(-1) == 1:
             return ReshapeOperation(tuple(shape))
-    raise UntraceableError(f"{operation.name} computes with the batch size")
+    raise UntraceableError(f"{operation.name} {IN_A_RESHAPE}")
 
 
 def _holds_batch_size(value: Any) -> bool:
@@ -171,8 +177,10 @@ def _check_constants(function: Functional) -> None:
     for call in calls_in_order(function):
         for leaf in keras.tree.flatten((call.arguments.args, call.arguments.kwargs)):
             if not isinstance(leaf, (keras.KerasTensor, *plain)):
+                made = "weight" if isinstance(leaf, keras.Variable) else type(leaf).__name__
                 raise UntraceableError(
-                    f"its call hands a {type(leaf).__name__} to {call.operation.name}"
+                    f"its call hands a {made} to {call.operation.name}, which kito can't take "
+                    "over unless a layer holds it"
                 )
 
 

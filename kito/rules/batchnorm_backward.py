@@ -13,28 +13,37 @@ sent through the layers in between, and must come out as it went in.
 import numpy as np
 from keras.layers import BatchNormalization
 
-from kito.definition import Call, Decline, Node, chain, many, rule
+from kito.definition import Call, Decline, Match, Node, Provided, chain, many, rule
+from kito.graph.ir import Graph
 from kito.rules.affine import Affine
 from kito.rules.batchnorm import scale_and_shift
 from kito.rules.commuting import ACTING, called, through
 from kito.rules.linear import LINEAR, folded, linear_axis
 
-# Not those that do nothing: across these a backend could take the linear layer, which may get a
-# bias, and what follows the BatchNormalization for one operation (see `hazards.py`).
 MOVING = tuple(ACTING)
 
 
-@rule(chain(linear=LINEAR, between=many(*MOVING), last=MOVING, bn=BatchNormalization))
+def _acts(graph: Graph, match: Match) -> bool:
+    """Whether each layer in between changes the shape, or pools.
+
+    Across one that does nothing, a backend could take the linear layer, which may get a bias, and
+    what follows the BatchNormalization for one operation (see `hazards.py`).
+    """
+    _, *path, _ = match.nodes
+    return all(
+        node.output.shape != graph.tensor(node.input).shape or "pool_size" in node.layer.config
+        for node in path
+    )
+
+
+@rule(
+    Provided(chain(linear=LINEAR, between=many(*MOVING), last=MOVING, bn=BatchNormalization), _acts)
+)
 def linear_moves_batchnorm(linear: Node, between: tuple[Node, ...], last: Node, bn: Node) -> Call:
     """Fold a BatchNormalization into a linear layer, past the layers in between."""
     path = (*between, last)
     if bn.output.dtype != last.output.dtype:
         raise Decline(f"{bn.name} turns {last.output.dtype} into {bn.output.dtype}")
-    before = linear
-    for node in path:
-        if node.output.shape == before.output.shape and "pool_size" not in node.layer.config:
-            raise Decline(f"{node.name} keeps the shape, and so may do nothing")
-        before = node
     scale, shift = scale_and_shift(bn)
     axis = linear_axis(linear)
     if len(scale) != linear.output.shape[axis]:

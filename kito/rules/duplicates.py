@@ -17,7 +17,7 @@ import numpy as np
 from keras import layers
 
 from kito.definition import Match, Node, Ref, rule
-from kito.graph.ir import TRAINING_ONLY, Graph, Layer
+from kito.graph.ir import Graph, Layer
 from kito.graph.keras_internals import DETERMINISTIC_OPERATIONS
 
 # Layers of Keras' own that compute, at inference, a function of their arguments and their weights.
@@ -80,8 +80,6 @@ DETERMINISTIC_LAYERS: tuple[type[keras.Layer], ...] = (
     layers.ZeroPadding2D,
     layers.ZeroPadding3D,
 )
-# What a layer that has its weights computes does not depend on these.
-IRRELEVANT = ("_initializer", *TRAINING_ONLY)
 
 
 @dataclass(frozen=True)
@@ -93,16 +91,14 @@ class Duplicate:
 
     def match(self, graph: Graph, node: Node) -> Match | None:
         """The match whose duplicate is `node`, or None."""
-        readers = graph.consumers(node.input.node) if node.refs else []
-        if len(readers) < 2 or len(node.outputs) > 1:
+        if not node.refs or len(node.outputs) > 1:
             return None
-        outputs = {ref.node for ref in graph.output_refs}
 
         def order(call: Node) -> tuple[bool, int]:
             # Calls that read the same can be made in any order: that of their numbers.
-            return call.id not in outputs, call.id
+            return call.id not in graph.output_ids, call.id
 
-        for kept in sorted(readers, key=order):
+        for kept in sorted(graph.alike(node), key=order):
             if order(kept) >= order(node):
                 return None
             if _same_call(kept, node):
@@ -161,17 +157,9 @@ def _same_layer(one: Layer, other: Layer) -> bool:
 
 def _same_config(one: Layer, other: Layer) -> bool:
     try:
-        return bool(_relevant(one.config) == _relevant(other.config))
+        return bool(one.behaviour == other.behaviour)
     except (NotImplementedError, ValueError):
         return False  # an operation that can't say what it is, or arrays
-
-
-def _relevant(config: dict[str, Any]) -> dict[str, Any]:
-    return {
-        name: value
-        for name, value in config.items()
-        if name not in ("name", "trainable") and not name.endswith(IRRELEVANT)
-    }
 
 
 def _same_weights(one: Layer, other: Layer) -> bool:

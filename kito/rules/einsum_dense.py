@@ -12,16 +12,12 @@ The bias has the axes of the output that `bias_axes` names, and the size 1 betwe
 axis of the scale, if it did not have it.
 """
 
-import re
-
 import numpy as np
 from keras.layers import BatchNormalization, EinsumDense
 
 from kito.definition import Decline, Layer, Node, chain, rule
+from kito.graph.einsum import ELLIPSIS, EQUATION
 from kito.rules.batchnorm import Float64, foldable, scaled
-
-ELLIPSIS = "..."
-EQUATION = re.compile(r"[a-zA-Z.]+,(?P<kernel>[a-zA-Z]+)->(?P<output>[a-zA-Z.]+)")
 
 
 @rule(chain(einsum=EinsumDense, bn=BatchNormalization))

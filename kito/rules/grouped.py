@@ -92,7 +92,13 @@ def grouped_blocks(conv: Node) -> Call:
     axis = channel_axis(conv)
     blocks = conv.groups // together
     if blocks > 1:
-        _check_splits(conv, conv.bias.size // blocks if conv.use_bias else None)
+        if conv.activation not in ELEMENTWISE:
+            raise Decline(
+                f"{conv.name} applies its activation ({conv.activation}) to all filters together"
+            )
+        if conv.use_bias:
+            for filters in (None, conv.bias.size // blocks):
+                check_bias(conv, axis, filters)
     kernels = np.split(conv.kernel, blocks, axis=-1)
     biases = np.split(conv.bias, blocks) if conv.use_bias else [None] * blocks
     parts = []
@@ -110,29 +116,6 @@ def grouped_blocks(conv: Node) -> Call:
         return parts[0]
     concat = Layer.new(Concatenate, name=conv.name, dtype=conv.layer.config["dtype"], axis=axis)
     return concat(parts)
-
-
-def _check_splits(conv: Node, biases: int | None) -> None:
-    """Whether a convolution can be computed in blocks of its filters.
-
-    Args:
-        biases: how many a block has; None is none at all.
-
-    Raises:
-        Decline: its activation looks at all filters, or Keras might add a bias along another axis.
-    """
-    activation = conv.layer.config["activation"]
-    if activation not in ELEMENTWISE:
-        raise Decline(f"{conv.name} applies its activation ({activation}) to all filters together")
-    if channel_axis(conv) == 1 and biases is not None:
-        last = conv.output.shape[-1]
-        if last in (None, biases, conv.output.shape[1]):
-            # See check_bias: Keras looks at nothing but the length of a bias.
-            raise Decline(
-                f"{conv.name} is channels_first and its last axis may be as long as its filters, "
-                "or a block of them, are many; Keras on TensorFlow adds a bias along the wrong "
-                "axis then"
-            )
 
 
 def _groups_together(groups: int, inputs: int) -> int:

@@ -11,12 +11,9 @@ touches what is called in this way.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
-import keras
 from keras import layers
 
-from kito.definition import Match, Node, Ref, chain, rule, where
+from kito.definition import Match, Node, Provided, Ref, chain, rule, where
 from kito.graph.ir import Graph
 from kito.graph.keras_internals import ReshapeOperation, StochasticDepth
 from kito.rules.activation import is_linear
@@ -91,33 +88,22 @@ def identities(layer: Node) -> Ref:
     return layer.input
 
 
-@dataclass(frozen=True)
-class SameShape:
-    """A call that reshapes a tensor to the shape that it has."""
-
-    names: tuple[str, ...] = ("reshape",)
-    anchors: tuple[type[keras.Operation], ...] = (
-        layers.Flatten,
-        layers.Reshape,
-        ReshapeOperation,
-    )
-
-    def match(self, graph: Graph, node: Node) -> Match | None:
-        """The match that is `node`, or None."""
-        if len(node.refs) != 1:
-            return None
-        before, after = graph.tensor(node.input).shape, node.output.shape
-        # One size that is not known is what the others leave; two could be exchanged. No layer
-        # touches the batch.
-        sizes = after if node.layer.cls is ReshapeOperation else after[1:]
-        same = before == after and sizes.count(None) <= 1
-        return Match({"reshape": node}) if same else None
-
-    def __str__(self) -> str:
-        return " | ".join(cls.__name__ for cls in self.anchors)
+def _keeps_shape(graph: Graph, match: Match) -> bool:
+    """Whether a tensor is reshaped to the shape that it has."""
+    node = match.head
+    if len(node.refs) != 1:
+        return False
+    before, after = graph.tensor(node.input).shape, node.output.shape
+    # One size that is not known is what the others leave; two could be exchanged. No layer touches
+    # the batch.
+    sizes = after if node.layer.cls is ReshapeOperation else after[1:]
+    return before == after and sizes.count(None) <= 1
 
 
-@rule(SameShape(), opens=False)
+RESHAPE = (layers.Flatten, layers.Reshape, ReshapeOperation)
+
+
+@rule(Provided(chain(reshape=RESHAPE), _keeps_shape), opens=False)
 def same_shape(reshape: Node) -> Ref:
     """Leave out what reshapes a tensor to the shape that it has."""
     return reshape.input

@@ -7,6 +7,7 @@ from keras import layers, ops
 from keras.layers import BatchNormalization, Conv2D, Conv3D, Dropout, LeakyReLU, SeparableConv2D
 
 import kito
+from kito import explain, optimize
 from kito.testing import check_declines, check_equivalent, check_rewrites, randomize
 from tests.folds import FOLDS
 
@@ -56,6 +57,68 @@ def test_declines_it_across_the_border_of_a_submodel():
 def test_declines_a_bias_before_an_addition_and_mish():
     conv = Conv2D(4, 3, padding="same", use_bias=False)
     check_declines(residual(conv, layers.Activation("mish")), FOLDS, reason="is mish")
+
+
+NOTHING = [
+    layers.ZeroPadding2D(0),
+    layers.Cropping2D(0),
+    layers.UpSampling2D(1),
+    layers.MaxPooling2D(1),
+    layers.Permute((1, 2, 3)),
+    layers.Reshape(IMAGE),
+]
+
+
+def biased(before=None, behind=None, end=None):
+    """A convolution with a bias and a leaky ReLU, with an addition and more in between."""
+    inputs = keras.Input(IMAGE)
+    x = Conv2D(4, 3, padding="same")(inputs)
+    for layer in before or ():
+        x = layer(x)
+    x = layers.Add(name="add")([x, layers.Activation("sigmoid")(inputs)])
+    for layer in behind or ():
+        x = layer(x)
+    x = LeakyReLU(0.05, name="leaky")(x)
+    return keras.Model(inputs, end(x) if end else layers.Activation("tanh")(x))
+
+
+@pytest.mark.parametrize("dropout", [False, True])
+@pytest.mark.parametrize("nothing", NOTHING, ids=lambda layer: type(layer).__name__)
+def test_declines_to_remove_what_keeps_an_addition_from_a_leaky_relu(nothing, dropout):
+    rules = ["identities", "same_shape"]
+    for place in ("before", "behind"):
+        row = [type(nothing).from_config(nothing.get_config())]
+        if dropout:
+            row.insert(place == "behind", Dropout(0.5, name="dropout"))
+        model = randomize(biased(**{place: row}))
+        (declined,) = explain(model, rules).declined
+        assert declined.reason.startswith("add would add to a convolution and feed leaky")
+        check_equivalent(model, optimize(model, rules))
+
+
+@pytest.mark.parametrize("nothing", [Dropout(0.5), layers.Activation("linear", name="linear")])
+@pytest.mark.parametrize("place", ["before", "behind"])
+def test_removes_what_tensorflow_does_not_see(nothing, place):
+    model = biased(**{place: [type(nothing).from_config(nothing.get_config())]})
+    assert explain(model, ["identities"]).folded == {"identities": 1}
+
+
+def test_declines_a_bias_behind_a_linear_activation():
+    conv = Conv2D(4, 3, padding="same", use_bias=False)
+    model = residual(conv, LeakyReLU(0.1), between=layers.Activation("linear"))
+    check_declines(model, FOLDS, reason="is a leaky ReLU")
+
+
+@pytest.mark.parametrize(
+    "end", [Conv2D(3, 2, name="end"), layers.Dense(3)], ids=["Conv2D", "Dense"]
+)
+def test_declines_to_move_a_normalization_past_the_leaky_relu(end):
+    model = randomize(biased(behind=[BatchNormalization(name="bn")], end=end))
+    ones, zeros = np.linspace(0.5, 2.0, 4), np.zeros(4)
+    model.get_layer("bn").set_weights([ones, zeros, zeros, ones])  # no shift, positive
+    (declined,) = explain(model, ["affine_linear"]).declined
+    assert "TensorFlow would fuse these" in declined.reason
+    check_equivalent(model, optimize(model))
 
 
 @pytest.mark.parametrize("activation", [LeakyReLU(0.2), layers.ReLU(), layers.ELU(0.3)])

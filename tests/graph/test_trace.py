@@ -7,6 +7,7 @@ from keras import layers, ops
 from keras.layers import BatchNormalization, Conv2D, Dense
 
 import kito
+from kito.errors import first_line
 from kito.testing import check_equivalent, check_rewrites, randomize
 from tests.folds import FOLDS
 
@@ -206,8 +207,8 @@ class NumpyBlock(Block):
     ("block", "shape", "reason"),
     [
         (RandomBlock, SHAPE, "kept whole"),
-        (WeightBlock, SHAPE, "hands a Variable to multiply"),
-        (CountingBlock, SHAPE, "changes count.count"),
+        (WeightBlock, SHAPE, "its call hands a weight to multiply"),
+        (CountingBlock, SHAPE, "whole: its call changes count.count: the next need not be"),
         (EagerBlock, SHAPE, "differ by"),
         (SizeBlock, (None, None, 3), "differ by"),
     ],
@@ -250,6 +251,28 @@ def test_declines_a_block_that_leaves_keras():
     report = kito.Report()
     kito.optimize(model, FOLDS, report=report)
     assert not report.applied
+    note = report.notes[0]
+    assert "its call fails on symbolic tensors, which have no values (ValueError: " in note
+    assert note.endswith("kito looks inside a call that uses layers and keras.ops alone")
+
+
+def test_an_error_is_what_the_innermost_layer_said():
+    class Inner(layers.Layer):
+        def call(self, x):
+            raise ValueError("there is no number")
+
+    class Outer(layers.Layer):
+        def __init__(self):
+            super().__init__()
+            self.inner = Inner()
+
+        def call(self, x):
+            return self.inner(x)
+
+    with pytest.raises(ValueError, match="there is no number") as caught:
+        Outer()(np.ones((1, 2)))
+    assert str(caught.value).startswith("Exception encountered when calling")
+    assert first_line(caught.value) == "there is no number"
 
 
 def test_declines_a_block_with_training_true():

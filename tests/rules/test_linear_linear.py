@@ -120,36 +120,31 @@ def test_merges_any(data):
     model = randomize(model_of(*pair, (6, 5, 2)))
     report = Report()
     check_equivalent(model, optimize(model, RULES, report=report))
-    reasons = ("multiplications", "pads with zeros")
-    assert all(any(word in each.reason for word in reasons) for each in report.declined)
+    assert all("pads with zeros" in each.reason for each in report.declined)
 
 
-def test_does_not_mention_an_activation_in_between():
-    model = randomize(model_of(Dense(8, activation="relu"), Dense(4)))
-    report = Report()
-    check_equivalent(model, optimize(model, RULES, report=report))
+def check_no_match(*model):
+    report = explain(randomize(model_of(*model)), RULES)
     assert not report.applied
     assert not report.declined
 
 
-def test_declines_a_bottleneck():
-    model = model_of(Dense(2, name="down"), Dense(16, name="up"), (16,))
-    reason = "down and up take 64 multiplications, one layer would take 256"
-    check_declines(model, RULES, reason=reason)
+def test_does_not_mention_an_activation_in_between():
+    check_no_match(Dense(8, activation="relu"), Dense(4))
 
 
-def test_declines_as_many_multiplications():
-    model = model_of(Dense(2), Dense(2), (2,))
-    check_rewrites(model, RULES, times=1)
-    model = model_of(Dense(2), Dense(4), (4,))
-    check_declines(model, RULES, reason="take 16 multiplications, one layer would take 16")
+def test_does_not_mention_a_bottleneck():
+    check_no_match(Dense(2), Dense(16), (16,))
 
 
-def test_declines_a_separable_convolution_in_two_layers():
-    model = model_of(DepthwiseConv2D(3), Conv2D(8, 1), (5, 5, 8))
+def test_does_not_mention_as_many_multiplications():
+    check_rewrites(model_of(Dense(2), Dense(2), (2,)), RULES, times=1)  # 8, or 4
+    check_no_match(Dense(2), Dense(4), (4,))  # 16 either way
+
+
+def test_does_not_mention_a_separable_convolution_in_two_layers():
     # of each of 3 * 3 positions: 9 * 8 + 8 * 8, or 9 * 8 * 8
-    reason = "take 1,224 multiplications, one layer would take 5,184"
-    check_declines(model, RULES, reason=reason)
+    check_no_match(DepthwiseConv2D(3), Conv2D(8, 1), (5, 5, 8))
 
 
 def test_counts_the_positions_of_each_layer():
@@ -163,19 +158,16 @@ def test_declines_a_bias_before_padding(padding):
     check_declines(model, RULES, reason="two pads with zeros, to which one adds no bias")
 
 
-def test_declines_two_windows():
-    model = model_of(Conv2D(30, 2), Conv2D(2, 2), (8, 8, 2))
-    check_declines(model, RULES, reason="both look farther than one position")
-
-
-def test_declines_strides_behind_a_window():
-    model = model_of(Conv2D(30, 3), Conv2D(4, 1, strides=2), (8, 8, 3))
-    check_declines(model, RULES, reason="both look farther than one position")
-
-
-def test_declines_strides_before_a_window():
-    model = model_of(Conv2D(30, 1, strides=2), Conv2D(4, 2), (8, 8, 3))
-    check_declines(model, RULES, reason="both look farther than one position")
+@pytest.mark.parametrize(
+    ("first", "second"),
+    [
+        (Conv2D(30, 2), Conv2D(2, 2)),
+        (Conv2D(30, 3), Conv2D(4, 1, strides=2)),
+        (Conv2D(30, 1, strides=2), Conv2D(4, 2)),
+    ],
+)
+def test_does_not_mention_layers_that_both_look_farther_than_one_position(first, second):
+    check_no_match(first, second, (8, 8, 2))
 
 
 @pytest.mark.parametrize(

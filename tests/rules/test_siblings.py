@@ -49,18 +49,6 @@ def test_merges_channels_first():
     check_rewrites(model_of(*linear, shape=(4, 9, 9), axis=1), RULES, times=1)
 
 
-@settings(max_examples=10, deadline=None)
-@given(
-    sizes=st.lists(st.integers(1, 4), min_size=2, max_size=4),
-    activation=st.sampled_from(["linear", "relu", "gelu", "elu", "softplus"]),
-    data=st.data(),
-)
-def test_merges_any(sizes, activation, data):
-    keras.config.set_dtype_policy(FLOAT64)
-    linear = [Dense(n, activation=activation, use_bias=data.draw(st.booleans())) for n in sizes]
-    check_rewrites(model_of(*linear), RULES, times=1)
-
-
 def test_is_not_used_unless_named():
     assert not concatenated_siblings.is_default("tensorflow")
 
@@ -183,16 +171,17 @@ def test_merges_and_splits_channels_first():
     check_rewrites(parallel(*linear, shape=(4, 9, 9)), PARALLEL, times=1)
 
 
+@pytest.mark.parametrize(("build", "rules"), [(model_of, RULES), (parallel, PARALLEL)])
 @settings(max_examples=10, deadline=None)
 @given(
     sizes=st.lists(st.integers(1, 4), min_size=2, max_size=4),
     activation=st.sampled_from(["linear", "relu", "gelu", "elu", "softplus"]),
     data=st.data(),
 )
-def test_merges_and_splits_any(sizes, activation, data):
+def test_merges_any(build, rules, sizes, activation, data):
     keras.config.set_dtype_policy(FLOAT64)
     linear = [Dense(n, activation=activation, use_bias=data.draw(st.booleans())) for n in sizes]
-    check_rewrites(parallel(*linear), PARALLEL, times=1)
+    check_rewrites(build(*linear), rules, times=1)
 
 
 def test_merges_queries_keys_and_values():

@@ -1,0 +1,40 @@
+"""How far two arrays lie apart, and how large one is, whatever they hold."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+Float64 = NDArray[np.float64]
+
+
+def numbers(value: Any) -> Float64 | None:
+    """An array as float64; None if it holds text."""
+    array = np.asarray(value)
+    return None if array.dtype.kind in "OSU" else array.astype(np.float64)
+
+
+def differences(one: Any, other: Any) -> Float64:
+    """The absolute difference of each element of two arrays of one shape.
+
+    Nothing where both are the same infinity, or not a number; not a number where one of them is
+    that. Of text, 1 where it differs.
+    """
+    first, second = numbers(one), numbers(other)
+    if first is None or second is None:
+        changed: Float64 = np.asarray(np.asarray(one) != np.asarray(other), np.float64)
+        return changed
+    with np.errstate(invalid="ignore"):
+        same = (first == second) | (np.isnan(first) & np.isnan(second))
+        apart: Float64 = np.where(same, 0.0, np.abs(first - second))
+    return apart
+
+
+def magnitude(value: Any) -> float:
+    """The largest absolute value of an array that is finite; 1 for text."""
+    array = numbers(value)
+    if array is None:
+        return 1.0
+    return float(np.max(np.abs(array[np.isfinite(array)]), initial=0.0))
