@@ -32,6 +32,19 @@ def differences(one: Any, other: Any) -> Float64:
     return apart
 
 
+def apart(one: Any, other: Any) -> float:
+    """The largest difference; infinite where one is a number and the other not, or missing."""
+    if np.shape(one) != np.shape(other):
+        return float("inf")
+    each = differences(one, other)
+    return float(np.max(np.where(np.isnan(each), np.inf, each), initial=0.0))
+
+
+def spacing(dtype: str) -> float:
+    """The distance of 1 from the next larger number."""
+    return 2.0**-7 if dtype == "bfloat16" else float(np.finfo(dtype).eps)
+
+
 def magnitude(value: Any) -> float:
     """The largest absolute value of an array that is finite; 1 for text."""
     array = numbers(value)

@@ -19,11 +19,9 @@ from typing import Any
 import keras
 
 from kito import verification
+from kito.distance import apart, spacing
 from kito.errors import InputError
-from kito.verification import Expected, Trial, Verification, apart
-
-# The distance of two numbers, as a multiple of that in float32.
-COARSENESS = {None: 1.0, "bfloat16": 2.0**16, "float16": 2.0**13}
+from kito.verification import Expected, Trial, Verification
 
 
 @dataclass(frozen=True)
@@ -50,9 +48,8 @@ class Reference:
         verified = verification.verified(expected, fast)
         if not verified.trials:
             raise InputError(f"no engine can be checked: {verified}")
-        trials = (
-            replace(each, bound=each.bound * COARSENESS[precision]) for each in verified.trials
-        )
+        coarseness = spacing(precision) / spacing("float32") if precision else 1.0
+        trials = (replace(each, bound=each.bound * coarseness) for each in verified.trials)
         return cls(expected, tuple(trials))
 
     @property

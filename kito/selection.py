@@ -20,7 +20,7 @@ from kito.precision import POLICIES
 from kito.prediction import Predictor
 from kito.preparation import converted, prepare
 from kito.progress import doing, track
-from kito.reference import COARSENESS, Reference
+from kito.reference import Reference
 from kito.samples import random_inputs
 from kito.writing import FilePath
 
@@ -63,7 +63,7 @@ def predictor(
         InputError: the model, or what is given besides, can't be used; or no engine gives the
             model's answers. The message says why.
     """
-    if precision not in COARSENESS:
+    if precision not in (None, *POLICIES):
         raise InputError(f"there is no precision '{precision}'; there are {', '.join(POLICIES)}")
     registered = [each.engine for each in engines().values()]
     if isinstance(engine, Engine):

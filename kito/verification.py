@@ -24,7 +24,7 @@ from typing import Any
 import keras
 import numpy as np
 
-from kito.distance import differences, magnitude, numbers
+from kito.distance import apart, magnitude, numbers, spacing
 from kito.errors import InputError, first_line
 from kito.graph.ir import to_numpy
 from kito.graph.keras_internals import structures, sublayers
@@ -263,17 +263,12 @@ def rounded_otherwise(model: keras.Model, other: keras.Model, seed: int) -> Iter
                 continue
             value = to_numpy(variable)
             before.append((variable, value))
-            step = _spacing(variable.dtype) * rng.choice((-1.0, 1.0), value.shape)
+            step = spacing(variable.dtype) * rng.choice((-1.0, 1.0), value.shape)
             variable.assign((value.astype(np.float64) * (1 + step)).astype(value.dtype))
         yield
     finally:
         for variable, value in before:
             variable.assign(value)
-
-
-def _spacing(dtype: str) -> float:
-    """The distance of 1 from the next larger number."""
-    return 2.0**-7 if dtype == "bfloat16" else float(np.finfo(dtype).eps)
 
 
 def _epsilon(*models: keras.Model) -> float:
@@ -283,7 +278,7 @@ def _epsilon(*models: keras.Model) -> float:
     floats = [str(dtype) for dtype in dtypes if keras.backend.is_float_dtype(str(dtype))]
     if "float64" in floats and keras.backend.backend() != "tensorflow":
         floats.append("float32")  # in which Keras 3.15 computes parts of a float64 model there
-    return max(map(_spacing, floats), default=0.0)
+    return max(map(spacing, floats), default=0.0)
 
 
 def _same(one: Any, other: Any) -> bool:
@@ -291,14 +286,6 @@ def _same(one: Any, other: Any) -> bool:
         apart(a, b) == 0
         for a, b in zip(keras.tree.flatten(one), keras.tree.flatten(other), strict=True)
     )
-
-
-def apart(one: Any, other: Any) -> float:
-    """The largest difference; infinite where one is a number and the other not, or missing."""
-    if np.shape(one) != np.shape(other):
-        return float("inf")
-    apart = differences(one, other)
-    return float(np.max(np.where(np.isnan(apart), np.inf, apart), initial=0.0))
 
 
 def _spread(value: Any) -> float | None:

@@ -14,6 +14,7 @@ from typing import Any
 import keras
 import numpy as np
 
+from kito.distance import apart, magnitude
 from kito.graph.ir import Graph, Layer, Node, Ref, Tensor, to_numpy
 from kito.graph.keras_internals import takes_training, untouched
 from kito.graph.trace import UntraceableError, only_untraceable
@@ -167,15 +168,8 @@ def _check_same(expected: np.ndarray, recorded: np.ndarray) -> None:
             f"its call gives {expected.shape} {expected.dtype}, the record of its calls "
             f"{recorded.shape} {recorded.dtype}"
         )
-    if expected.dtype.kind in "OSU":
-        same = bool((expected == recorded).all())
-        difference = 0.0 if same else 1.0
-    else:
-        one, other = expected.astype(np.float64), recorded.astype(np.float64)
-        magnitude = np.max(np.abs(one), initial=0, where=np.isfinite(one)) or 1.0
-        same = bool(np.array_equal(np.isnan(one), np.isnan(other)))
-        difference = float(np.nanmax(np.abs(one - other), initial=0) / magnitude)
-    if not same or difference > TOLERANCES.get(str(expected.dtype), 0.0):
+    difference = apart(expected, recorded) / (magnitude(expected) or 1.0)
+    if difference > TOLERANCES.get(str(expected.dtype), 0.0):
         raise UntraceableError(
             f"its call and the record of its calls differ by {difference:.1e} of the largest output"
         )
