@@ -8,7 +8,7 @@ import warnings
 from dataclasses import dataclass
 from functools import cache
 from importlib import metadata
-from typing import Any
+from typing import Protocol, TypeVar
 
 import pluggy
 
@@ -50,6 +50,44 @@ def _origin(entry_point: metadata.EntryPoint) -> str:
     return f"{distribution.name} {distribution.version}"
 
 
+class Named(Protocol):
+    """What plugins bring."""
+
+    @property
+    def name(self) -> str:
+        """What users call it."""
+
+
+Thing = TypeVar("Thing", bound=Named)
+
+
+def registered(group: str, hook: str, cls: type[Thing], what: str) -> dict[str, tuple[Thing, str]]:
+    """What the plugins of a group register, by name in alphabetical order, each with its origin.
+
+    Args:
+        hook: the name of the hook that gives it.
+        cls: the class of it all.
+        what: what one is called, with its article: "a rule".
+
+    Raises:
+        PluginError: two have one name, or a plugin registers something else.
+    """
+    found: dict[str, tuple[Thing, str]] = {}
+    for implementation in getattr(manager(group).hook, hook).get_hookimpls():
+        origin = implementation.plugin_name
+        for each in implementation.function():
+            if not isinstance(each, cls):
+                kind = what.split(" ")[1]
+                raise PluginError(f"{origin} registers {each!r}, which is not a kito {kind}")
+            if each.name in found:
+                raise PluginError(
+                    f"{found[each.name][1]} and {origin} both have {what} named '{each.name}'. "
+                    f"Uninstall one of them, or switch it off: {SWITCHED_OFF}=NAME."
+                )
+            found[each.name] = (each, origin)
+    return dict(sorted(found.items()))
+
+
 @dataclass(frozen=True)
 class RegisteredEngine:
     """An engine and where it comes from, such as "kito 0.1.0"."""
@@ -64,21 +102,9 @@ def engines() -> dict[str, RegisteredEngine]:
     Raises:
         PluginError: two engines have one name, or a plugin registers something else than engines.
     """
-    found: dict[str, RegisteredEngine] = {}
-    for implementation in manager(ENGINES_GROUP).hook.register_engines.get_hookimpls():
-        origin = implementation.plugin_name
-        registered: Any = implementation.function()
-        for engine in registered:
-            if not isinstance(engine, Engine):
-                raise PluginError(f"{origin} registers {engine!r}, which is not a kito engine")
-            if engine.name in found:
-                raise PluginError(
-                    f"{found[engine.name].origin} and {origin} both have an engine named "
-                    f"'{engine.name}'. Uninstall one of them, or switch it off: "
-                    f"{SWITCHED_OFF}=NAME."
-                )
-            found[engine.name] = RegisteredEngine(engine, origin)
-    return dict(sorted(found.items()))
+    # isinstance takes an abstract class as well.
+    found = registered(ENGINES_GROUP, "register_engines", Engine, "an engine")  # type: ignore[type-abstract]
+    return {name: RegisteredEngine(*each) for name, each in found.items()}
 
 
 def engine_named(name: str) -> Engine:

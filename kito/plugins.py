@@ -6,14 +6,13 @@ import difflib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
-from typing import Any
 
 import keras
 
 from kito.definition import TARGETS, Rule
-from kito.discovery import manager
+from kito.discovery import registered
 from kito.errors import InputError, PluginError, UnknownRuleError
-from kito.hookspecs import GROUP, SWITCHED_OFF
+from kito.hookspecs import GROUP
 
 
 @dataclass(frozen=True)
@@ -31,21 +30,8 @@ def registry() -> dict[str, Registered]:
     Raises:
         PluginError: two rules have one name, or a plugin registers something else than rules.
     """
-    found: dict[str, Registered] = {}
-    for implementation in manager(GROUP).hook.register_rules.get_hookimpls():
-        origin = implementation.plugin_name
-        registered: Any = implementation.function()
-        for rule in registered:
-            if not isinstance(rule, Rule):
-                raise PluginError(f"{origin} registers {rule!r}, which is not a kito rule")
-            if rule.name in found:
-                raise PluginError(
-                    f"{found[rule.name].origin} and {origin} both have a rule named "
-                    f"'{rule.name}'. Uninstall one of them, or switch it off: "
-                    f"{SWITCHED_OFF}=NAME."
-                )
-            found[rule.name] = Registered(rule, origin)
-    return dict(sorted(found.items()))
+    found = registered(GROUP, "register_rules", Rule, "a rule")
+    return {name: Registered(*each) for name, each in found.items()}
 
 
 def select(rules: Sequence[str | Rule] | None, target: str | None = None) -> list[Rule]:
