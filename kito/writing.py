@@ -51,24 +51,12 @@ def whole_file(path: FilePath) -> Iterator[str]:
         InputError: the file can't be written; the message says why and what to do.
     """
     target = os.path.realpath(path)  # a link stays a link: what it points to is replaced
-    folder = os.path.dirname(target)
-    try:
-        _remove_abandoned(folder)
-        # On the same disk as the target, else the last step would be a copy. A folder and not a
-        # file, because a file created in it has the user's usual permissions.
-        with tempfile.TemporaryDirectory(prefix=UNFINISHED, dir=folder) as unfinished:
-            complete = os.path.join(unfinished, os.path.splitext(target)[1])
-            yield complete
-            with open(complete, "rb+") as file:
-                os.fsync(file)
-            os.replace(complete, target)
-    except OSError as error:
-        quoted = HDF5_ERROR.search(str(error))
-        why = quoted[1] if quoted else error.strerror or error
-        raise InputError(
-            f"'{os.fspath(path)}' can't be written: {why}. Choose another place with -o, or make "
-            "room there."
-        ) from error
+    with _unfinished(path, target, "another place with -o") as folder:
+        complete = os.path.join(folder, os.path.splitext(target)[1])
+        yield complete
+        with open(complete, "rb+") as file:
+            os.fsync(file)
+        os.replace(complete, target)
 
 
 def check_new_folder(path: FilePath) -> None:
@@ -91,18 +79,32 @@ def whole_folder(path: FilePath) -> Iterator[str]:
     """
     check_new_folder(path)
     target = os.path.realpath(path)
+    with _unfinished(path, target, "another place") as folder:
+        complete = os.path.join(folder, "folder")
+        os.mkdir(complete)
+        yield complete
+        os.rename(complete, target)
+
+
+@contextlib.contextmanager
+def _unfinished(path: FilePath, target: str, instead: str) -> Iterator[str]:
+    """Give a hidden folder beside the target, which is there as long as the block lasts.
+
+    Raises:
+        InputError: what the system says of writing.
+    """
     parent = os.path.dirname(target)
     try:
         _remove_abandoned(parent)
-        with tempfile.TemporaryDirectory(prefix=UNFINISHED, dir=parent) as unfinished:
-            complete = os.path.join(unfinished, "folder")
-            os.mkdir(complete)
-            yield complete
-            os.rename(complete, target)
+        # On the same disk as the target, else the last step would be a copy. A folder and not a
+        # file, because a file created in it has the user's usual permissions.
+        with tempfile.TemporaryDirectory(prefix=UNFINISHED, dir=parent) as folder:
+            yield folder
     except OSError as error:
+        quoted = HDF5_ERROR.search(str(error))
+        why = quoted[1] if quoted else error.strerror or error
         raise InputError(
-            f"'{os.fspath(path)}' can't be written: {error.strerror or error}. Choose another "
-            "place, or make room there."
+            f"'{os.fspath(path)}' can't be written: {why}. Choose {instead}, or make room there."
         ) from error
 
 
