@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Iterator
 from typing import Any
 
@@ -100,7 +100,7 @@ def _check_order(name: str, owner: str, layers: list[Any]) -> None:
     Raises:
         InputError: layers are their own inputs, or take what is not there.
     """
-    calls: dict[str, list[Any]] = {}
+    calls: dict[str, deque[Any]] = {}
     done: Counter[str] = Counter()
     for layer in layers:
         if not isinstance(layer, dict) or not isinstance(layer.get("inbound_nodes"), list):
@@ -108,25 +108,19 @@ def _check_order(name: str, owner: str, layers: list[Any]) -> None:
                 f"the configuration of a layer of {owner} in '{name}' has no 'inbound_nodes', "
                 "which say what it reads. The file is damaged: save the model anew."
             )
-        calls[str(layer.get("name"))] = layer["inbound_nodes"]
+        calls[str(layer.get("name"))] = deque(layer["inbound_nodes"])
         # An input has an output without a call, and so has a model, which is no layer of Keras.
         is_called = layer["inbound_nodes"] and hasattr(keras.layers, str(layer.get("class_name")))
         done[str(layer.get("name"))] = 0 if is_called else 1
-    first = Counter(done)
     progress = True
     while progress:
         progress = False
         for layer, nodes in calls.items():
-            while done[layer] - first[layer] < len(nodes) and not _missing(
-                nodes[done[layer] - first[layer]], done
-            ):
+            while nodes and not _missing(nodes[0], done):
+                nodes.popleft()
                 done[layer] += 1
                 progress = True
-    waiting = {
-        layer: _missing(nodes[done[layer] - first[layer]], done)
-        for layer, nodes in calls.items()
-        if done[layer] - first[layer] < len(nodes)
-    }
+    waiting = {layer: _missing(nodes[0], done) for layer, nodes in calls.items() if nodes}
     if not waiting:
         return
     path = [next(iter(waiting))]
