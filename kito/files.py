@@ -14,7 +14,7 @@ import keras
 import numpy as np
 
 from kito.configuration import check_config, count_calls, refuse_code
-from kito.errors import InputError
+from kito.errors import BOLD, InputError
 from kito.graph.ir import to_numpy
 from kito.graph.keras_internals import bounded_attempts, recursion
 from kito.limits import bounded_variables, check_tensors
@@ -44,7 +44,6 @@ BEFORE_CAUSE = re.compile(
 BEHIND_CAUSE = re.compile(
     r"\n\n(?:List of objects that could not be loaded|Full config).*", re.DOTALL
 )
-BOLD = re.compile(r"\x1b\[\d*m")
 
 
 def load_model(
