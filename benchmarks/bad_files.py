@@ -22,7 +22,7 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 import click
 from click.testing import CliRunner
-from rows import RESULTS, Row, write
+from rows import RESULTS, Row, table, write
 from spoilt import BAD_FILES, BadFile
 
 from kito import cli
@@ -61,6 +61,11 @@ def run(each: BadFile) -> Row:
     }
 
 
+def line(row: Row) -> list[str]:
+    """A line of the table."""
+    return [row["name"], row["message"].replace("|", "\\|")]
+
+
 def page(rows: list[Row]) -> str:
     """The table as Markdown."""
     lines = [
@@ -74,16 +79,13 @@ def page(rows: list[Row]) -> str:
         "written.",
     ]
     for group in dict.fromkeys(row["group"] for row in rows):
+        these = [row for row in rows if row["group"] == group]
         lines += [
             "",
             f"## {group[0].upper()}{group[1:]}",
             "",
-            "| file | what kito says |",
-            "|:--|:--|",
+            table(("file", "what kito says"), map(line, these), left=2),
         ]
-        for row in rows:
-            if row["group"] == group:
-                lines.append(f"| {row['name']} | {row['message'].replace('|', chr(92) + '|')} |")
     return "\n".join(lines) + "\n"
 
 

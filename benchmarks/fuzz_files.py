@@ -47,7 +47,7 @@ from click.testing import CliRunner
 from machine import versions
 from mutations import KINDS, mutant
 from rich.progress import track
-from rows import RESULTS, Row, read, write
+from rows import RESULTS, Row, read, table, write
 
 import kito
 from kito import cli
@@ -218,21 +218,20 @@ def page(rows: list[Row]) -> str:
     for row in rows:
         total.update({name: int(row[name]) for name in ("files", *OUTCOMES)})
     names = ("format", "change", "files", *OUTCOMES)
+    cells = [
+        [row[name] if name in ("format", "change") else f"{int(row[name]):,}" for name in names]
+        for row in [*rows, {"format": "all", "change": "", **{k: str(v) for k, v in total.items()}}]
+    ]
     lines = [
         "# Spoilt files",
         "",
         "Made by `nox -s fuzz_files`: random changes of good model files, each given to",
         "`kito optimize`. What is counted is said in `benchmarks/fuzz_files.py`.",
         "",
-        f"| {' | '.join(names)} |",
-        f"|:--|:--|{'--:|' * (len(names) - 2)}",
+        table(names, cells, left=2),
+        "",
+        f"Seed {rows[0]['seed']}. {rows[0]['versions']}.",
     ]
-    for row in [*rows, {"format": "all", "change": "", **{k: str(v) for k, v in total.items()}}]:
-        cells = [
-            row[name] if name in ("format", "change") else f"{int(row[name]):,}" for name in names
-        ]
-        lines.append(f"| {' | '.join(cells)} |")
-    lines += ["", f"Seed {rows[0]['seed']}. {rows[0]['versions']}."]
     return "\n".join(lines) + "\n"
 
 

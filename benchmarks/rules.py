@@ -26,7 +26,7 @@ import click
 import keras
 import numpy as np
 from machine import machine, machines
-from rows import RESULTS, Row, read, write
+from rows import RESULTS, Row, read, table, write
 from runtimes import RUNTIMES, Run, check_backend
 from subjects import SUBJECTS
 from turns import batch_for, in_turns, without_and_with
@@ -126,16 +126,15 @@ def started(model: keras.Model, target: str, batch: np.ndarray) -> Run | str:
 def page(rows: list[Row]) -> str:
     """The figures as Markdown."""
     found = {(row["target"], row["rule"]): row for row in rows}
-    lines = [
-        INTRODUCTION,
-        f"| rule | blocks of | {' | '.join(RUNTIMES)} |",
-        f"|:--|:--|{'--:|' * len(RUNTIMES)}",
+    cells = [
+        [
+            f"[{rule}](../../docs/recipes/{rule}.md)",
+            subject.network,
+            *(cell(rule, target, found.get((target, rule))) for target in RUNTIMES),
+        ]
+        for rule, subject in sorted(SUBJECTS.items())
     ]
-    for rule, subject in sorted(SUBJECTS.items()):
-        cells = (cell(rule, target, found.get((target, rule))) for target in RUNTIMES)
-        link = f"[{rule}](../../docs/recipes/{rule}.md)"
-        lines.append(f"| {link} | {subject.network} | {' | '.join(cells)} |")
-    lines.append(WORDS)
+    lines = [INTRODUCTION, table(("rule", "blocks of", *RUNTIMES), cells, left=2), WORDS]
     if rows:
         differences = (float(row["difference"]) for row in rows if row["difference"])
         lines += [

@@ -28,7 +28,7 @@ import keras
 from keras import layers
 from machine import machine, machines
 from rich.console import Console
-from rows import RESULTS, Row, read, write
+from rows import RESULTS, Row, read, table, write
 from runtimes import RUNTIMES, check_backend
 from subjects import repvgg_block, resnext
 from turns import batch_for, in_turns, without_and_with
@@ -53,6 +53,7 @@ COLUMNS = (
     "repeats",
     "machine",
 )
+HEADINGS = ("network", "batch", "before", "after", "ratio", "difference")
 BATCH = 8
 BATCHES = {"ConvNeXtTiny": 4}
 
@@ -118,6 +119,12 @@ def measure(name: str, target: str, rule: str, seconds: float) -> Row:
     return {"target": target, "network": name, "rule": rule, **figures, "machine": machine(target)}
 
 
+def line(row: Row) -> list[str]:
+    """A line of a table."""
+    times = (row["network"], row["batch"], row["before_ms"], row["after_ms"])
+    return [*times, f"{float(row['ratio']):.2f}", row["difference"]]
+
+
 def page(rows: list[Row]) -> str:
     """The figures as Markdown."""
     lines = [
@@ -134,13 +141,7 @@ def page(rows: list[Row]) -> str:
                 "",
                 f"## {what}",
                 "",
-                "| network | batch | before | after | ratio | difference |",
-                "|:--|--:|--:|--:|--:|--:|",
-                *(
-                    f"| {row['network']} | {row['batch']} | {row['before_ms']} | {row['after_ms']} "
-                    f"| {float(row['ratio']):.2f} | {row['difference']} |"
-                    for row in these
-                ),
+                table(HEADINGS, map(line, these)),
                 "",
                 machines(these),
             ]
