@@ -17,8 +17,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from kito.errors import RuleDefinitionError
-from kito.graph.ir import Call, Layer, Node, Output, Ref, Tensor
+from kito.graph.ir import Call, Graph, Layer, Node, Output, Ref, Tensor, to_numpy
 from kito.graph.pattern import (
+    Branches,
     Chain,
     Match,
     Pattern,
@@ -32,9 +33,11 @@ from kito.graph.pattern import (
 from kito.hookspecs import hookimpl
 
 __all__ = [
+    "Branches",
     "Call",
     "Chain",
     "Decline",
+    "Graph",
     "Layer",
     "Match",
     "Node",
@@ -51,6 +54,7 @@ __all__ = [
     "many",
     "readers",
     "rule",
+    "to_numpy",
     "where",
 ]
 

@@ -5,42 +5,48 @@ from __future__ import annotations
 import difflib
 import os
 import warnings
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
 from importlib import metadata
 from typing import Protocol, TypeVar
 
 import pluggy
+from packaging.utils import canonicalize_name
 
 from kito import hookspecs
+from kito.compatibility import KITO, check_version
 from kito.engines.engine import Engine
 from kito.errors import InputError, PluginError
-from kito.hookspecs import ENGINES_GROUP, GROUP, SWITCHED_OFF
+from kito.hookspecs import ENGINES_GROUP, HOOKS, SWITCHED_OFF
 
 
 @cache
 def manager(group: str) -> pluggy.PluginManager:
     """The plugin manager with every plugin of an entry-point group that is installed and works.
 
-    A plugin that can't be imported is left out with a warning that names its distribution; one that
-    is switched off is not imported.
+    A plugin that can't be imported, that lacks the hook of the group, or that is made for another
+    version of kito is left out with a warning that names its distribution; one that is switched off
+    is not imported.
     """
     switched_off = {name.strip() for name in os.environ.get(SWITCHED_OFF, "").split(",")}
-    plugins = pluggy.PluginManager(GROUP)
+    switched_off |= {canonicalize_name(name) for name in switched_off}
+    plugins = pluggy.PluginManager(KITO)
     plugins.add_hookspecs(hookspecs)
-    for entry_point in sorted(metadata.entry_points(group=group), key=lambda each: each.name):
-        if switched_off & {entry_point.name, _origin(entry_point).split(" ")[0]}:
+    for entry_point in sorted(metadata.entry_points(group=group), key=_plugin_name):
+        if switched_off & {entry_point.name, canonicalize_name(_origin(entry_point).split(" ")[0])}:
             continue
         try:
-            plugins.register(entry_point.load(), name=_origin(entry_point))
+            check_version(entry_point.dist)
+            _register(plugins, entry_point.load(), _plugin_name(entry_point), HOOKS[group])
         except Exception as error:
-            warnings.warn(
-                f"the kito plugin '{entry_point.name}' of {_origin(entry_point)} is left out: "
-                f"{type(error).__name__}: {error}. Repair, uninstall, or switch it off: "
-                f"{SWITCHED_OFF}={entry_point.name}.",
-                stacklevel=2,
-            )
+            _leave_out(_plugin_name(entry_point), error)
     return plugins
+
+
+def _plugin_name(entry_point: metadata.EntryPoint) -> str:
+    # A distribution may have several entry points, and pluggy wants a name for each.
+    return f"'{entry_point.name}' of {_origin(entry_point)}"
 
 
 def _origin(entry_point: metadata.EntryPoint) -> str:
@@ -48,6 +54,38 @@ def _origin(entry_point: metadata.EntryPoint) -> str:
     if distribution is None:
         return entry_point.value
     return f"{distribution.name} {distribution.version}"
+
+
+def _register(plugins: pluggy.PluginManager, plugin: object, name: str, hook: str) -> None:
+    """Register a plugin whose hooks are all known.
+
+    Raises:
+        PluginError: it lacks the hook that its entry point is there for.
+        PluginValidationError: this version of kito has no such hook, or one with other parameters.
+    """
+    plugins.register(plugin, name=name)
+    try:
+        plugins.check_pending()
+        if hook not in {caller.name for caller in plugins.get_hookcallers(plugin) or ()}:
+            raise PluginError(f"it has no function {hook} that is marked with kito.hookimpl")
+    except Exception:
+        plugins.unregister(plugin)
+        raise
+
+
+def _leave_out(plugin_name: str, error: Exception) -> None:
+    """Warn that a plugin is not used; `error` says why."""
+    why = str(error) if isinstance(error, PluginError) else f"{type(error).__name__}: {error}"
+    why = " ".join(why.split()).rstrip(".")
+    warnings.warn(
+        f"the kito plugin {plugin_name} is left out: {why}. Repair, uninstall, or "
+        f"switch it off: {SWITCHED_OFF}={_origin_of(plugin_name).split(' ')[0]}.",
+        stacklevel=3,
+    )
+
+
+def _origin_of(plugin_name: str) -> str:
+    return plugin_name.rpartition(" of ")[-1]
 
 
 class Named(Protocol):
@@ -61,31 +99,46 @@ class Named(Protocol):
 Thing = TypeVar("Thing", bound=Named)
 
 
-def registered(group: str, hook: str, cls: type[Thing], what: str) -> dict[str, tuple[Thing, str]]:
+def registered(group: str, cls: type[Thing], what: str) -> dict[str, tuple[Thing, str]]:
     """What the plugins of a group register, by name in alphabetical order, each with its origin.
 
+    A plugin whose hook raises is left out with a warning that names its distribution.
+
     Args:
-        hook: the name of the hook that gives it.
         cls: the class of it all.
-        what: what one is called, with its article: "a rule".
+        what: what one is called: "rule".
 
     Raises:
         PluginError: two have one name, or a plugin registers something else.
     """
     found: dict[str, tuple[Thing, str]] = {}
-    for implementation in getattr(manager(group).hook, hook).get_hookimpls():
-        origin = implementation.plugin_name
-        for each in implementation.function():
+    for implementation in getattr(manager(group).hook, HOOKS[group]).get_hookimpls():
+        origin = _origin_of(implementation.plugin_name)
+        try:
+            things: Sequence[object] = tuple(implementation.function())
+        except Exception as error:
+            _leave_out(implementation.plugin_name, error)
+            continue
+        for each in things:
             if not isinstance(each, cls):
-                kind = what.split(" ")[1]
-                raise PluginError(f"{origin} registers {each!r}, which is not a kito {kind}")
+                raise PluginError(f"{origin} registers {each!r}, which is not a kito {what}")
             if each.name in found:
-                raise PluginError(
-                    f"{found[each.name][1]} and {origin} both have {what} named '{each.name}'. "
-                    f"Uninstall one of them, or switch it off: {SWITCHED_OFF}=NAME."
-                )
+                raise PluginError(_clash(what, each.name, found[each.name][1], origin))
             found[each.name] = (each, origin)
     return dict(sorted(found.items()))
+
+
+def _clash(what: str, name: str, first: str, second: str) -> str:
+    """What is said of two things of one name, and the remedy: what is kito's own stays."""
+    if first == second:
+        return f"{first} brings the {what} '{name}' twice. Rename one of them."
+    others = [each.split(" ")[0] for each in (first, second) if each.split(" ")[0] != KITO]
+    remedies = " or ".join(f"{SWITCHED_OFF}={name}" for name in others)
+    whose = "one of them" if len(others) > 1 else f"that of {others[0]}"
+    return (
+        f"{first} and {second} both bring the {what} '{name}'. Rename {whose}, or switch "
+        f"the plugin off: {remedies}."
+    )
 
 
 @dataclass(frozen=True)
@@ -103,7 +156,7 @@ def engines() -> dict[str, RegisteredEngine]:
         PluginError: two engines have one name, or a plugin registers something else than engines.
     """
     # isinstance takes an abstract class as well.
-    found = registered(ENGINES_GROUP, "register_engines", Engine, "an engine")  # type: ignore[type-abstract]
+    found = registered(ENGINES_GROUP, Engine, "engine")  # type: ignore[type-abstract]
     return {name: RegisteredEngine(*each) for name, each in found.items()}
 
 

@@ -1,6 +1,11 @@
 """The hooks through which packages add to kito. A plugin is a module with functions of these names,
 marked with `kito.hookimpl`, and named in an entry-point group of its distribution: "kito" if it
 brings rules, "kito.engines" if it brings engines.
+
+These hooks have the version of kito. What a version adds, plugins need not know; what would break
+them comes with a new minor version before 1.0, and with a new major version from then on. A plugin
+says by the requirement of its distribution, such as `kito>=0.1,<0.2`, which versions it is made
+for; `kito.compatibility` checks that.
 """
 
 from __future__ import annotations
@@ -17,6 +22,8 @@ if TYPE_CHECKING:  # it imports Keras, which takes seconds
 GROUP = "kito"
 # Rules need Keras. What runs a saved predictor does not, and so looks into this group only.
 ENGINES_GROUP = "kito.engines"
+# The hook that the plugins of a group are there for.
+HOOKS = {GROUP: "register_rules", ENGINES_GROUP: "register_engines"}
 # Names of plugins, or of their distributions, separated by commas: these are left out.
 SWITCHED_OFF = "KITO_NO_PLUGINS"
 

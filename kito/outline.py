@@ -63,12 +63,20 @@ def _arguments(layer: keras.Layer) -> dict[str, Any]:
         for name, parameter in parameters.items()
         if parameter.default is parameter.empty and name in config
     }
-    usual = _usual_config(type(layer), required)
     config = {name: value for name, value in config.items() if not name.endswith(LEFT_OUT)}
+    shown = _unusual(config, required, _usual_config(type(layer), required))
+    # What is usual may depend on the rest: the strides of a pooling are the size of its window.
+    return _unusual(config, shown, _usual_config(type(layer), shown) or config)
+
+
+def _unusual(
+    config: dict[str, Any], shown: dict[str, Any], usual: dict[str, Any]
+) -> dict[str, Any]:
+    """The entries that are shown already, and those that are not usual."""
     return {
         name: value
         for name, value in config.items()
-        if name in required or name not in usual or usual[name] != value
+        if name in shown or name not in usual or usual[name] != value
     }
 
 

@@ -30,7 +30,7 @@ def registry() -> dict[str, Registered]:
     Raises:
         PluginError: two rules have one name, or a plugin registers something else than rules.
     """
-    found = registered(GROUP, "register_rules", Rule, "a rule")
+    found = registered(GROUP, Rule, "rule")
     return {name: Registered(*each) for name, each in found.items()}
 
 

@@ -222,7 +222,9 @@ def test_draws_until_the_pattern_matches():
     assert re.search(r"units: N +20", str(caught.value))
 
 
-def test_says_that_the_pattern_never_matched():
+def test_says_that_the_pattern_never_matched(monkeypatch):
+    monkeypatch.setattr("kito.random_matches.ATTEMPTS", 1)  # to find none takes long
+
     @rule(Provided(chain(dense=Dense), lambda graph, match: False))
     def never(dense):
         raise Decline("it is not asked")
@@ -244,6 +246,13 @@ def test_has_no_other_names():
 
 
 # The outline of a model.
+
+
+def test_an_outline_has_what_is_usual_for_another_size_only():
+    pools = [layers.MaxPooling2D(1, strides=2), layers.MaxPooling2D()]
+    lines = "\n".join(outline(keras.Sequential([keras.Input((4, 4, 1)), *pools])))
+    assert "MaxPooling2D(pool_size=(1, 1), strides=(2, 2))" in lines
+    assert "MaxPooling2D()" in lines
 
 
 def test_an_outline_leaves_out_what_is_usual():

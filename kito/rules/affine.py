@@ -28,9 +28,8 @@ import keras
 import numpy as np
 from keras.layers import BatchNormalization, Normalization, Rescaling
 
-from kito.definition import Chain, Decline, Match, Node, Ref, Tensor
-from kito.graph.ir import Graph, to_numpy
-from kito.graph.keras_internals import (
+from kito.definition import Chain, Decline, Graph, Match, Node, Ref, Tensor, to_numpy
+from kito.operations import (
     AddOperation,
     DivideOperation,
     MultiplyOperation,

@@ -13,8 +13,7 @@ sent through the layers in between, and must come out as it went in.
 import numpy as np
 from keras.layers import BatchNormalization
 
-from kito.definition import Call, Decline, Match, Node, Provided, chain, many, rule
-from kito.graph.ir import Graph
+from kito.definition import Call, Decline, Graph, Match, Node, Provided, chain, many, rule
 from kito.rules.affine import Affine
 from kito.rules.batchnorm import scale_and_shift
 from kito.rules.commuting import ACTING, called, through

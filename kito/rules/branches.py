@@ -27,9 +27,8 @@ from keras.layers import (
     DepthwiseConv2D,
 )
 
-from kito.definition import Call, Decline, Match, Node, Ref, rule
-from kito.graph.ir import Graph
-from kito.graph.keras_internals import AddOperation
+from kito.definition import Call, Decline, Graph, Match, Node, Ref, rule
+from kito.operations import AddOperation
 from kito.rules.activation import is_linear
 from kito.rules.batchnorm import Float64, bias_of, channel_axis, check_bias, foldable
 from kito.rules.padding import same_padding

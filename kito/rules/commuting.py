@@ -26,7 +26,7 @@ import numpy as np
 from keras import layers
 
 from kito.definition import Call, Decline, Node, Ref
-from kito.graph.hazards import TRANSPARENT
+from kito.operations import TRANSPARENT
 from kito.rules.affine import Affine
 from kito.rules.batchnorm import Float64
 

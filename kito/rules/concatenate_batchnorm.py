@@ -13,9 +13,18 @@ from dataclasses import dataclass
 import numpy as np
 from keras.layers import BatchNormalization, Concatenate
 
-from kito.definition import Call, Decline, Match, Node, branches, chain, rule
-from kito.graph.ir import Graph
-from kito.graph.pattern import Branches, Chain
+from kito.definition import (
+    Branches,
+    Call,
+    Chain,
+    Decline,
+    Graph,
+    Match,
+    Node,
+    branches,
+    chain,
+    rule,
+)
 from kito.rules.batchnorm import scale_and_shift
 from kito.rules.linear import LINEAR, folded, linear_axis
 

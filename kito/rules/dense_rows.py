@@ -16,7 +16,7 @@ from keras import activations
 from keras.layers import Dense
 
 from kito.definition import Call, Decline, Layer, Node, chain, rule, where
-from kito.graph.keras_internals import ReshapeOperation
+from kito.operations import ReshapeOperation
 from kito.rules.activation import function_of
 
 

@@ -16,9 +16,8 @@ import keras
 import numpy as np
 from keras import layers
 
-from kito.definition import Match, Node, Ref, rule
-from kito.graph.ir import Graph, Layer
-from kito.graph.keras_internals import DETERMINISTIC_OPERATIONS
+from kito.definition import Graph, Layer, Match, Node, Ref, rule
+from kito.operations import DETERMINISTIC_OPERATIONS
 
 # Layers of Keras' own that compute, at inference, a function of their arguments and their weights.
 DETERMINISTIC_LAYERS: tuple[type[keras.Layer], ...] = (

@@ -16,7 +16,7 @@ import numpy as np
 from keras.layers import BatchNormalization, EinsumDense
 
 from kito.definition import Decline, Layer, Node, chain, rule
-from kito.graph.einsum import ELLIPSIS, EQUATION
+from kito.operations import ELLIPSIS, EQUATION
 from kito.rules.batchnorm import Float64, foldable, scaled
 
 

@@ -12,7 +12,7 @@ from keras import activations
 from keras.layers import Multiply, Rescaling
 
 from kito.definition import Call, Layer, Node, chain, rule, where
-from kito.graph.keras_internals import ErfOperation
+from kito.operations import ErfOperation
 from kito.rules.activation import function_of
 from kito.rules.silu import LAYERS, without_activation
 

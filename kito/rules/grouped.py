@@ -28,7 +28,7 @@ from keras.layers import (
 from numpy.typing import NDArray
 
 from kito.definition import Call, Decline, Layer, Node, chain, rule, where
-from kito.graph.keras_internals import SplitOperation
+from kito.operations import SplitOperation
 from kito.rules.batchnorm import channel_axis, check_bias
 from kito.rules.linear import ELEMENTWISE
 

@@ -13,9 +13,8 @@ from __future__ import annotations
 
 from keras import layers
 
-from kito.definition import Match, Node, Provided, Ref, chain, rule, where
-from kito.graph.ir import Graph
-from kito.graph.keras_internals import ReshapeOperation, StochasticDepth
+from kito.definition import Graph, Match, Node, Provided, Ref, chain, rule, where
+from kito.operations import ReshapeOperation, StochasticDepth
 from kito.rules.activation import is_linear
 
 IN_TRAINING_ONLY = (

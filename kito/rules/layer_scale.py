@@ -18,7 +18,7 @@ from keras.layers import (
 )
 
 from kito.definition import Decline, Layer, Node, chain, rule
-from kito.graph.keras_internals import LayerScale
+from kito.operations import LayerScale
 from kito.rules.batchnorm import check_activation, check_range, scaled
 from kito.rules.einsum_dense import scaled_and_shifted
 

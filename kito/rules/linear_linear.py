@@ -20,8 +20,7 @@ from typing import Any
 import numpy as np
 from keras.layers import Conv1D, Conv2D, Conv3D, Dense, DepthwiseConv1D, DepthwiseConv2D
 
-from kito.definition import Decline, Layer, Match, Node, Provided, chain, rule, where
-from kito.graph.ir import Graph
+from kito.definition import Decline, Graph, Layer, Match, Node, Provided, chain, rule, where
 from kito.rules.activation import is_linear
 from kito.rules.batchnorm import FLOAT16_RANGE, Float64, bias_of, channel_axis, check_bias
 

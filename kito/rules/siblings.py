@@ -15,7 +15,7 @@ import numpy as np
 from keras.layers import Concatenate, Conv1D, Conv2D, Conv3D, Dense
 
 from kito.definition import Call, Decline, Layer, Node, Output, branches, readers, rule
-from kito.graph.keras_internals import SplitOperation
+from kito.operations import SplitOperation
 from kito.rules.batchnorm import channel_axis, check_bias
 from kito.rules.linear import ELEMENTWISE
 

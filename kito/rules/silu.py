@@ -19,7 +19,7 @@ from keras.layers import (
 )
 
 from kito.definition import Call, Layer, Node, Ref, chain, rule, where
-from kito.graph.keras_internals import SigmoidOperation
+from kito.operations import SigmoidOperation
 from kito.rules.activation import function_of
 
 LAYERS = (Activation, Conv1D, Conv2D, Conv3D, Dense, DepthwiseConv1D, DepthwiseConv2D)
