@@ -34,7 +34,6 @@ from kito.tables import Table
 if TYPE_CHECKING:
     import keras
 
-    from kito.definition import Rule
     from kito.report import Report
 
 CHECK_BATCH = 4
@@ -196,7 +195,7 @@ def model_options(command: Command) -> Command:
 @click.version_option(package_name="kito")
 @click.pass_context
 def main(context: click.Context) -> None:
-    r"""Make a trained Keras model compute the same, faster.
+    """Make a trained Keras model compute the same, faster.
 
     MODEL is a `.keras` or legacy `.h5` file, or the name of a network of keras.applications, such
     as MobileNetV2.
@@ -210,7 +209,7 @@ def main(context: click.Context) -> None:
 
     An error is one line on stderr. With --json, stdout has exactly one document; that of an error
     has the key "error". Only where the options themselves are wrong is stdout empty.
-    """
+    """  # noqa: D301 (the character by which click leaves a paragraph as it is)
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     context.with_resource(warnings_in_one_line())
 
@@ -388,6 +387,44 @@ def compile_model(
     click.echo(f"{output} is written: {options.model} in {made.engine}.")
 
 
+@main.command()
+@click.option(
+    "--batch-size",
+    "batch_sizes",
+    type=click.IntRange(min=1),
+    multiple=True,
+    default=(1, 8, 32),
+    help="Of the batches that are timed; may be repeated. Default: 1, 8 and 32.",
+)
+@click.option(
+    "--seconds",
+    type=click.FloatRange(min=0, min_open=True),
+    default=10.0,
+    show_default=True,
+    help="How long each batch size is timed.",
+)
+@source_options
+def bench(batch_sizes: tuple[int, ...], seconds: float, **given: Any) -> None:
+    """Time MODEL as it is and optimized, in all that can run it here.
+
+    Everything runs in one process, in turns. The differences are from what Keras answers.
+    """
+    options = Options(**given)
+    with failures(options.as_json):
+        import_keras()
+        from kito.bench import measure
+
+        source = load(options)
+        with native_stderr_closed() as stderr, contextlib.redirect_stderr(stderr):
+            measured = measure(source, batch_sizes, seconds=seconds)
+    if options.as_json:
+        print_json({"source": options.model, **measured.to_dict()})
+        return
+    print_tables(measured.tables())
+    if measured.weakness:
+        warnings.warn(f"the differences prove little: {measured.weakness}.", stacklevel=2)
+
+
 @main.command("engines")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON document on stdout.")
 @no_plugin
@@ -415,39 +452,32 @@ def list_rules(as_json: bool) -> None:
     """List the rules, those of plugins included."""
     with failures(as_json):
         import_keras()
-        from kito import plugins
-        from kito.definition import TARGETS
+        from kito import catalogue
 
-        registry = plugins.registry()
+        rules, table = catalogue.all_rules(), catalogue.table()
     if as_json:
-        rules = [
-            {
-                "name": name,
-                "summary": each.rule.summary,
-                "default": [name for name in TARGETS if each.rule.is_default(name)],
-                "origin": each.origin,
-            }
-            for name, each in registry.items()
-        ]
         print_json({"rules": rules})
         return
-    rows = [
-        (name, each.rule.summary, default_of(each.rule), each.origin)
-        for name, each in registry.items()
-    ]
-    print_tables([Table("rules", ("name", "summary", "default", "origin"), rows)])
+    print_tables([table])
 
 
-def default_of(rule: Rule) -> str:
-    """For which targets a rule is used without being asked."""
-    from kito.definition import TARGETS
+@main.command("rule")
+@click.argument("name")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON document on stdout.")
+@no_plugin
+def show_rule(name: str, as_json: bool) -> None:
+    """Show the page of the rule NAME: what it matches, its algebra, when it declines."""
+    with failures(as_json):
+        import_keras()
+        from rich.markdown import Markdown
 
-    if isinstance(rule.default, bool):
-        return "yes" if rule.default else "no"
-    others = set(TARGETS) - rule.default
-    if len(others) < len(rule.default):
-        return f"not {', '.join(sorted(others))}"
-    return ", ".join(sorted(rule.default))
+        from kito import catalogue
+
+        rule = catalogue.one_rule(name)
+    if as_json:
+        print_json(rule)
+        return
+    terminal().print(Markdown(catalogue.page(rule)))
 
 
 def load(options: Options) -> keras.Model:
@@ -573,10 +603,15 @@ def shortened(table: Table) -> Table:
 
 def print_tables(tables: Sequence[Table]) -> None:
     """Print tables on stdout, as wide as the terminal."""
-    # Names and reasons are not markup, whatever brackets are in them.
-    console = Console(markup=False, emoji=False, width=None if sys.stdout.isatty() else WIDTH)
+    console = terminal()
     for table in tables:
         console.print(table)
+
+
+def terminal() -> Console:
+    """What prints on stdout, as wide as the terminal."""
+    # Names and reasons are not markup, whatever brackets are in them.
+    return Console(markup=False, emoji=False, width=None if sys.stdout.isatty() else WIDTH)
 
 
 def print_json(document: dict[str, Any]) -> None:

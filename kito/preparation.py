@@ -1,4 +1,4 @@
-"""A model in an engine: optimized for it, saved by it, and loaded from there."""
+"""A model in an engine: saved by it, and loaded from there."""
 
 from __future__ import annotations
 
@@ -15,7 +15,6 @@ from typing import Any
 
 import keras
 
-from kito import api
 from kito.choice import Choice
 from kito.engines.engine import Engine
 from kito.graph.keras_internals import mark_called, structures
@@ -55,15 +54,16 @@ def _tensor(tensor: keras.KerasTensor, name: str) -> Tensor:
 def prepare(
     model: keras.Model, engine: Engine, precision: str | None, threads: int | None
 ) -> Predictor:
-    """The model in an engine, as it would be after `save` and `kito.load_predictor`.
+    """The model as it is in an engine, as it would be after `save` and `kito.load_predictor`.
+
+    Args:
+        model: computes in the precision, if that is none of the engine's own.
 
     Raises:
         Exception: whatever says why the engine can't take the model.
     """
-    own = precision in engine.precisions
-    fast = api.optimize(model, target=engine.target, precision=None if own else precision)
     signature = signature_of(model)
-    flat = _flat(fast, signature)
+    flat = _flat(model, signature)
     folder = tempfile.mkdtemp(prefix="kito-")
     try:
         with _quiet():

@@ -6,6 +6,10 @@ to add up in another order: over `n` products of a typical size `p` that moves a
 `epsilon * sqrt(n) * p`, and so does a last bit in each of the `n` weights. An engine that computes
 in 16 bits unasked is off by hundreds of times that.
 
+Two batches of `kito.verify` are left out. Zeros: where all positions of a picture are equal, each
+step of a sum over them rounds the same way, so that two orders of addition lie `epsilon * n` apart.
+And large numbers in float16, which has no sums of them.
+
 Both parts of the bound are in proportion to epsilon. So in 16 bits, where they are asked for, it is
 the bound of float32 times the ratio of the epsilons.
 """
@@ -41,10 +45,10 @@ class Reference:
             InputError: the model does not run on the inputs, or answers otherwise each time.
         """
         expected = verification.expected(model, inputs)
-        if precision == "float16":  # which has no sums of large numbers
-            batches = {kind: each for kind, each in expected.batches.items() if kind != "large"}
-            answers = {kind: expected.answers[kind] for kind in batches}
-            expected = replace(expected, batches=batches, answers=answers)
+        unfit = {"zeros", "large"} if precision == "float16" else {"zeros"}
+        batches = {kind: each for kind, each in expected.batches.items() if kind not in unfit}
+        answers = {kind: expected.answers[kind] for kind in batches}
+        expected = replace(expected, batches=batches, answers=answers)
         verified = verification.verified(expected, fast)
         if not verified.trials:
             raise InputError(f"no engine can be checked: {verified}")

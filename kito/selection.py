@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
+from functools import cache, partial
 from statistics import median
 from typing import Any
 
@@ -22,6 +22,7 @@ from kito.preparation import converted, prepare
 from kito.progress import doing, track
 from kito.reference import Reference
 from kito.samples import random_inputs
+from kito.turns import in_turns
 from kito.writing import FilePath
 
 AUTO = "auto"
@@ -42,7 +43,7 @@ def predictor(
     """The fastest function on this machine that gives the model's answers.
 
     The model is optimized for each engine, and each engine's answers are compared with those of the
-    given model, on random inputs, zeros, large numbers and the given inputs. An engine that can't
+    given model, on random inputs, large numbers and the given inputs. An engine that can't
     take the model, or answers otherwise, is left out; `print(predictor)` says why.
 
     Args:
@@ -70,12 +71,12 @@ def predictor(
         wanted = [engine]
     else:
         wanted = registered if engine == AUTO else [engine_named(engine)]
-    fast = api.optimize(model)
+    fast = optimized(model)
     batch = random_inputs(model, batch_size) if inputs is None else converted(model, inputs)
-    reference = Reference.of(model, fast, batch, precision)
+    reference = Reference.of(model, fast(keras.backend.backend(), None), batch, precision)
 
     def tried(some: Iterable[Engine]) -> list[Attempt]:
-        return [attempt(model, each, reference, precision, threads) for each in some]
+        return [attempt(fast, each, reference, precision, threads) for each in some]
 
     if engine != AUTO or cache is None:
         return choose(tried(track(wanted, "trying engines")), batch, reference.weakness, seconds)
@@ -104,18 +105,34 @@ class Attempt:
     predictor: Predictor | None = None
 
 
+# From a target and a precision, None for the model's own, to the optimized model.
+Fast = Callable[[str, str | None], keras.Model]
+
+
+def optimized(model: keras.Model) -> Fast:
+    """The model optimized for any target; what several engines share is made once."""
+
+    @cache
+    def fast(target: str, precision: str | None) -> keras.Model:
+        return api.optimize(model, target=target, precision=precision)
+
+    return fast
+
+
 def attempt(
-    model: keras.Model,
+    fast: Fast,
     engine: Engine,
     reference: Reference,
     precision: str | None,
     threads: int | None,
 ) -> Attempt:
-    """Prepare the model in an engine, and compare its answers."""
+    """Prepare the optimized model in an engine, and compare its answers."""
     if lacks := engine.lacks_to_save():
         return Attempt(Candidate(engine.name, reason=lacks))
     try:
-        predictor = prepare(model, engine, precision, threads)
+        own = precision in engine.precisions
+        rewritten = fast(engine.target, None if own else precision)
+        predictor = prepare(rewritten, engine, precision, threads)
         verification = reference.compare(predictor)
     except Exception as error:  # an engine says in its own way that it can't take a model
         reason = f"{type(error).__name__}: {first_line(error)}"
@@ -156,18 +173,7 @@ def medians(
     seconds: float,
     clock: Callable[[], float] = time.perf_counter,
 ) -> dict[str, float]:
-    """The median time of each, run in turns until the time is over, at least once.
-
-    So what else the machine does meanwhile slows all of them down alike. What is alone is run once.
-    """
-    times: dict[str, list[float]] = {name: [] for name in runs}
-    end = clock() + (seconds if len(runs) > 1 else 0)
+    """The median time of each, run in turns. What is alone is run once."""
     with doing("timing engines"):
-        for run in runs.values():
-            run()  # the first run on a shape may compile
-        while not all(times.values()) or clock() < end:
-            for name, run in runs.items():
-                start = clock()
-                run()
-                times[name].append(clock() - start)
+        times = in_turns(runs, seconds if len(runs) > 1 else 0, clock=clock)
     return {name: median(each) for name, each in times.items()}

@@ -533,8 +533,8 @@ def test_help_and_version_do_not_import_keras():
 
 def test_a_plugin_is_switched_off():
     names = {}
-    for options in ([], ["--no-plugin", "kito-example-plugin"]):
+    for options in ([], ["--no-plugin", "kito-example"]):
         done = process("rules", "--json", *options)
         assert done.returncode == DONE, done.stderr
         names[bool(options)] = {each["name"] for each in json.loads(done.stdout)["rules"]}
-    assert names[False] - names[True] == {"example_dense_dense"}
+    assert names[False] - names[True] == {"example_subsampling_conv"}

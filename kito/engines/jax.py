@@ -25,9 +25,11 @@ class JaxEngine(KerasEngine):
         """The compiled function, with the weights on the device."""
         import jax
         import keras
+        from jax.numpy import array
 
-        trainable = [variable.value for variable in model.trainable_variables]
-        others = [variable.value for variable in model.non_trainable_variables]
+        # Copies: when Keras runs the model it gives the buffers away, and puts others there.
+        trainable = [array(variable.value) for variable in model.trainable_variables]
+        others = [array(variable.value) for variable in model.non_trainable_variables]
 
         def outputs(trainable: list[Any], others: list[Any], inputs: Arrays) -> list[Any]:
             made, _ = model.stateless_call(trainable, others, inputs, training=False)

@@ -1,0 +1,36 @@
+"""Timing in turns: what else the machine does meanwhile slows all down alike."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+
+
+def in_turns(
+    runs: Mapping[str, Callable[[], object]],
+    seconds: float,
+    least: int = 1,
+    clock: Callable[[], float] = time.perf_counter,
+) -> dict[str, list[float]]:
+    """The seconds that each run takes, one after the other, until the time is over.
+
+    Args:
+        runs: each is called once before it is timed, for that may compile something.
+        seconds: after that no turn begins.
+        least: the number of turns that there are in any case.
+    """
+    for run in runs.values():
+        run()
+    times: dict[str, list[float]] = {name: [] for name in runs}
+    end = clock() + seconds
+    turn = 0
+    while turn < least or clock() < end:
+        order = list(runs)
+        first = turn % len(order)
+        # What ran before leaves its data in the caches, so that is not always the same.
+        for name in order[first:] + order[:first]:
+            start = clock()
+            runs[name]()
+            times[name].append(clock() - start)
+        turn += 1
+    return times
