@@ -59,6 +59,12 @@ COLUMNS = {
         "parameters_after",
         "folded",
         "relative_difference",
+        "input",
+        "layers_before",
+        "layers_after",
+        "default_parameters",
+        "maximum_difference",
+        "mean_difference",
         "optimize_seconds",
         "clone_seconds",
         "ratio",
@@ -100,7 +106,8 @@ def measure_times(network: Network, repeats: int) -> Row:
     """One row of networks.csv."""
     keras.utils.clear_session()
     keras.utils.set_random_seed(1)
-    model = randomize(network.build(), seed=1)
+    model = network.build()
+    randomize(model, seed=1)
     report = kito.explain(model, NORMALIZATION_RULES)
     parameters = model.count_params()
     comparison = kito.compare(model, kito.optimize(model), batch_size=2, repeats=1)
@@ -111,6 +118,12 @@ def measure_times(network: Network, repeats: int) -> Row:
         "parameters_after": str(parameters + sum(each.parameters for each in report.applied)),
         "folded": str(sum(report.folded.values())),
         "relative_difference": f"{comparison.relative:.2e}",
+        "input": str(model.input_shape[1:]),
+        "layers_before": str(comparison.layers[0]),
+        "layers_after": str(comparison.layers[1]),
+        "default_parameters": str(comparison.parameters[1]),
+        "maximum_difference": f"{max(each.maximum for each in comparison.outputs):.1e}",
+        "mean_difference": f"{max(each.mean for each in comparison.outputs):.1e}",
         "optimize_seconds": f"{optimizing:.3f}",
         "clone_seconds": f"{cloning:.3f}",
         "ratio": f"{optimizing / cloning:.3f}",
@@ -178,7 +191,10 @@ def page(times: list[Row], memory: list[Row]) -> str:
                 f"{int(row['parameters_after']):,}",
                 row["folded"],
                 f"{float(row['relative_difference']):.1e}",
-                *(f"{float(row[name]):.2f}" for name in COLUMNS[TIMES][5:8]),
+                *(
+                    f"{float(row[name]):.2f}"
+                    for name in ("optimize_seconds", "clone_seconds", "ratio")
+                ),
                 row["repeats"],
             ]
             for row in times
@@ -204,7 +220,8 @@ def page(times: list[Row], memory: list[Row]) -> str:
     )
     parts = [
         "# Conversion, measured",
-        "Made by `nox -s bench`; what is measured is said in [conversion.py](../conversion.py).",
+        "Made by `nox -s conversion`; what is measured is said in "
+        "[conversion.py](../conversion.py).",
         "## Networks",
         networks,
         machines(times),

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from bench_pages import headline
+from bench_rows import TABLE, cases
 from machine import machines
 from rows import RESULTS, Row, read, table
 
 README = Path(__file__).resolve().parent.parent / "README.md"
 START, END = "<!-- figures: start -->", "<!-- figures: end -->"
 CHAINED = "chain"
+BATCHES = ("1", "8")
 
 NETWORKS = (
     "network",
@@ -49,12 +52,15 @@ def chain_line(row: Row) -> list[str]:
 
 def figures() -> str:
     """The tables, from the result files."""
+    timed = read(TABLE)
     networks = read(RESULTS / "networks.csv")
     memory = {row["network"]: row for row in read(RESULTS / "memory.csv")}
     chains = [row for row in read(RESULTS / "scale.csv") if row["kind"] == CHAINED]
     lines = [network_line(row, memory.get(row["network"], {})) for row in networks]
     return "\n\n".join(
         [
+            *(f"Batches of {batch}:\n\n{headline(cases(timed), batch)}" for batch in BATCHES),
+            machines(timed),
             table(NETWORKS, lines),
             table(CHAINS, map(chain_line, chains), left=0),
             machines([*networks, *chains]),

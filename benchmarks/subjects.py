@@ -118,6 +118,22 @@ def inception_time(size: int = 512) -> keras.Model:
     return keras.Model(inputs, x)
 
 
+def video(frames: int = 16, size: int = 112) -> keras.Model:
+    """The 3D ResNet with one block a stage, on short films, arXiv:1708.07632."""
+    inputs = keras.Input((frames, size, size, 3))
+    stem = layers.Conv3D(64, 7, strides=(1, 2, 2), padding="same", use_bias=False)
+    x = layers.MaxPooling3D(3, strides=2, padding="same")(normalized(inputs, stem, "relu"))
+    for filters in (64, 128, 256, 512):
+        strides = 1 if filters == x.shape[-1] else 2
+        options = {"padding": "same", "use_bias": False}
+        first = layers.Conv3D(filters, 3, strides=strides, **options)
+        y = normalized(normalized(x, first, "relu"), layers.Conv3D(filters, 3, **options))
+        if strides > 1:
+            x = normalized(x, layers.Conv3D(filters, 1, strides=strides, **options))
+        x = layers.ReLU()(layers.Add()([x, y]))
+    return keras.Model(inputs, layers.Dense(400)(layers.GlobalAveragePooling3D()(x)))
+
+
 def binary_connect(size: int = 32) -> keras.Model:
     """The network of BinaryConnect, which pools before it normalizes, arXiv:1511.00363.
 

@@ -1,0 +1,198 @@
+"""The tables of `bench.py`: all ways, the headline, and the table of the original KITO again."""
+
+from __future__ import annotations
+
+from bench_rows import TABLE, Case, cases, ratio
+from machine import machines
+from rows import RESULTS, Row, read, table
+
+PAGE = RESULTS / "bench.md"
+ORIGINAL_PAGE = RESULTS / "original.md"
+CONVERSIONS = RESULTS / "networks.csv"
+HEADLINE = (
+    "network",
+    "Keras, ms",
+    "fastest without kito",
+    "ms",
+    "kito.predictor",
+    "ms",
+    "faster than Keras",
+    "than the fastest",
+)
+IMAGES = 1000
+IMAGES_BATCH = "8"
+
+
+def headline(all_cases: list[Case], batch: str) -> str:
+    """Keras, the best that can be had without kito, and `kito.predictor`."""
+    lines = [
+        [
+            case.network,
+            f"{float(case.keras['ms']):.1f}",
+            case.peer["way"],
+            f"{float(case.peer['ms']):.1f}",
+            case.predictor["chosen"],
+            f"{float(case.predictor['ms']):.1f}",
+            f"{ratio(case.keras, case.predictor):.2f} x",
+            f"{ratio(case.peer, case.predictor):.2f} x",
+        ]
+        for case in all_cases
+        if case.batch == batch
+    ]
+    return table(HEADLINE, lines)
+
+
+def every_way(rows: list[Row], batch: str) -> str:
+    """The milliseconds of each way, source and kito's model."""
+    these = [row for row in rows if row["batch"] == batch]
+    ways = list(dict.fromkeys((row["way"], row["model"]) for row in these if row["ms"]))
+    networks = dict.fromkeys(row["network"] for row in these)
+    found = {(row["network"], row["way"], row["model"]): row for row in these}
+    lines = []
+    for network in networks:
+        cells = [found.get((network, *way), {}).get("ms") for way in ways]
+        lines.append([network, *(f"{float(cell):.1f}" if cell else "-" for cell in cells)])
+    return table(["network", *(f"{way}, {model}" for way, model in ways)], lines)
+
+
+def left_out(rows: list[Row]) -> str:
+    """What could not run, or was too slow, and why."""
+    reasons: dict[tuple[str, str, str], list[str]] = {}
+    for row in rows:
+        if row["reason"]:
+            found = reasons.setdefault((row["way"], row["model"], row["reason"]), [])
+            if row["network"] not in found:
+                found.append(row["network"])
+    lines = [
+        [way, model, reason, ", ".join(names)] for (way, model, reason), names in reasons.items()
+    ]
+    return table(("way", "model", "reason", "networks"), lines, left=4)
+
+
+def details(all_cases: list[Case], batch: str) -> str:
+    """What the machine does of what it could, and how much memory it takes."""
+    lines = []
+    for case in all_cases:
+        if case.batch != batch:
+            continue
+        ways = (case.keras, case.kito, case.predictor)
+        [engine] = [case.predictor["chosen"]]
+        lines.append(
+            [
+                case.network,
+                f"{int(case.keras['multiply_adds']) / 1e6:,.0f}",
+                *(f"{100 * float(row['share']):.0f} %" for row in ways),
+                engine,
+                case.predictor["difference"],
+                case.predictor["mean_difference"],
+            ]
+        )
+    headings = (
+        "network",
+        "multiply-adds, millions",
+        "share of the peak: Keras",
+        "kito in Keras",
+        "kito.predictor",
+        "its engine",
+        "largest difference",
+        "mean difference",
+    )
+    return table(headings, lines)
+
+
+def memory(rows: list[Row]) -> str:
+    """The rise of the memory while a way is prepared and first called."""
+    these = [row for row in rows if row["peak_mb"]]
+    ways = list(dict.fromkeys((row["way"], row["model"]) for row in these))
+    found = {(row["network"], row["way"], row["model"]): row["peak_mb"] for row in these}
+    lines = [
+        [network, *(found.get((network, *way), "-") for way in ways)]
+        for network in dict.fromkeys(row["network"] for row in these)
+    ]
+    return table(["network", *(f"{way}, {model}" for way, model in ways)], lines)
+
+
+def page(rows: list[Row]) -> str:
+    """All figures as Markdown."""
+    all_cases = cases(rows)
+    batches = list(dict.fromkeys(row["batch"] for row in rows))
+    parts = [
+        "# Benchmark",
+        "Made by `nox -s bench`; what is measured is said in [bench.py](../bench.py). Times are "
+        "medians, in milliseconds a batch, of runs in turns in one process. Ratios above 1 are "
+        "gains; what computes in bfloat16 counts for none.",
+        "![Times of a batch, with their spread](bars.svg)",
+        "![Time against batch](batches.svg)",
+    ]
+    for batch in batches:
+        parts += [f"## Batches of {batch}", headline(all_cases, batch)]
+    for batch in batches:
+        parts += [f"## All ways, batches of {batch}", every_way(rows, batch)]
+    parts += [
+        "## Work and differences, batches of 8",
+        details(all_cases, "8"),
+        "## Peak memory, MB",
+        memory(rows),
+        "## Left out",
+        left_out(rows),
+        machines(rows),
+    ]
+    return "\n\n".join(parts) + "\n"
+
+
+def original_page(rows: list[Row], conversions: list[Row]) -> str:
+    """The table of the original KITO, of kito's default rules in Keras."""
+    found = {case.network: case for case in cases(rows) if case.batch == IMAGES_BATCH}
+    lines = []
+    for row in conversions:
+        case = found.get(row["network"])
+        times = [
+            f"{float(each['ms']) * IMAGES / int(IMAGES_BATCH) / 1000:.1f}" if each else "-"
+            for each in ((case.keras, case.kito, case.predictor) if case else (None,) * 3)
+        ]
+        lines.append(
+            [
+                row["network"],
+                row["input"],
+                row["layers_before"],
+                row["layers_after"],
+                f"{int(row['parameters_before']):,}",
+                f"{int(row['default_parameters']):,}",
+                *times,
+                f"{float(row['optimize_seconds']):.2f}",
+                row["maximum_difference"],
+                row["mean_difference"],
+            ]
+        )
+    headings = (
+        "network",
+        "input",
+        "layers",
+        "after",
+        "parameters",
+        "after",
+        f"{IMAGES:,} images, s",
+        "after",
+        "kito.predictor",
+        "conversion, s",
+        "largest difference",
+        "mean difference",
+    )
+    parts = [
+        "# The table of the original KITO, today",
+        "Made by `nox -s bench`, with all default rules. The time for images is the median of a "
+        f"batch of {IMAGES_BATCH} in `predict_on_batch`, scaled; *kito.predictor* is that of the "
+        "fastest engine. Differences are absolute, of the last layer's output without its "
+        "activation.",
+        table(headings, lines, left=2),
+        "![Conversion time against layers](conversion.svg)",
+        machines(conversions),
+    ]
+    return "\n\n".join(parts) + "\n"
+
+
+def write_pages() -> None:
+    """Write the pages anew, from the result files."""
+    rows = read(TABLE)
+    PAGE.write_text(page(rows))
+    ORIGINAL_PAGE.write_text(original_page(rows, read(CONVERSIONS)))

@@ -1,0 +1,79 @@
+"""The rows that `bench.py` writes, and how they are found again."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from rows import RESULTS, Row
+
+from kito.bench import PREDICTOR
+from kito.ways import KERAS
+
+TABLE = RESULTS / "bench.csv"
+COLUMNS = (
+    "network",
+    "batch",
+    "way",
+    "model",
+    "exact",
+    "chosen",
+    "repeats",
+    "ms",
+    "low_ms",
+    "high_ms",
+    "share",
+    "multiply_adds",
+    "peak_mb",
+    "difference",
+    "mean_difference",
+    "reason",
+    "machine",
+)
+
+
+@dataclass(frozen=True)
+class Case:
+    """A network on a batch size, and the rows of the ways that ran it in its own precision.
+
+    Attributes:
+        keras: `predict_on_batch` of the network as it is.
+        peer: the fastest way to run it as it is.
+        kito: kito's model in `predict_on_batch`.
+        predictor: what `kito.predictor` chose.
+    """
+
+    network: str
+    batch: str
+    keras: Row
+    peer: Row
+    kito: Row
+    predictor: Row
+
+
+def cases(rows: Iterable[Row]) -> list[Case]:
+    """The cases in the order of the rows."""
+    groups: dict[tuple[str, str], list[Row]] = {}
+    for row in rows:
+        if row["ms"] and row["exact"] == "yes":
+            groups.setdefault((row["network"], row["batch"]), []).append(row)
+    found = []
+    for (network, batch), these in groups.items():
+        ways = {(row["way"], row["model"]): row for row in these}
+        sources = [row for row in these if row["model"] == "source"]
+        found.append(
+            Case(
+                network,
+                batch,
+                ways[KERAS, "source"],
+                min(sources, key=lambda row: float(row["ms"])),
+                ways[KERAS, "kito"],
+                ways[PREDICTOR, "kito"],
+            )
+        )
+    return found
+
+
+def ratio(slow: Row, fast: Row) -> float:
+    """How many times faster the second row is."""
+    return float(slow["ms"]) / float(fast["ms"])
