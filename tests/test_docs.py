@@ -5,16 +5,28 @@ from __future__ import annotations
 import re
 import runpy
 from dataclasses import dataclass
+from importlib import metadata
 from pathlib import Path
 
 import keras
+import outside
 import pytest
+import recipes
 
+import kito
 from kito import plugins
+from kito.cli import main
+from kito.definition import TARGETS
 
 ROOT = Path(__file__).resolve().parent.parent
-RECIPES = ROOT / "docs" / "recipes"
-PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
+DOCS = ROOT / "docs"
+INDEX = DOCS / "recipes" / "index.md"
+RECIPES = sorted(page for page in INDEX.parent.glob("*.md") if page != INDEX)
+PAGES = [
+    ROOT / "README.md",
+    ROOT / "CONTRIBUTING.md",
+    *sorted(page for page in DOCS.rglob("*.md") if DOCS / "_build" not in page.parents),
+]
 
 FENCE = re.compile(r"^```(?P<language>\S*)[^\n]*\n(?P<code>.*?)^```$", re.MULTILINE | re.DOTALL)
 LINK = re.compile(r"\[[^\]]*\]\((?P<target>[^)\s]+)\)")
@@ -57,10 +69,10 @@ def built_in_rules() -> set[str]:
 
 
 def test_every_built_in_rule_has_a_page_and_every_page_a_rule():
-    assert {page.stem for page in RECIPES.glob("*.md")} == built_in_rules()
+    assert {page.stem for page in RECIPES} == built_in_rules()
 
 
-@pytest.mark.parametrize("page", sorted(RECIPES.glob("*.md")), ids=name)
+@pytest.mark.parametrize("page", RECIPES, ids=name)
 def test_recipe_has_all_its_parts(page):
     lines = page.read_text().splitlines()
     assert lines[0] == f"# {page.stem}"
@@ -68,11 +80,13 @@ def test_recipe_has_all_its_parts(page):
     assert headings == list(HEADINGS)
 
 
-@pytest.mark.parametrize("index", [ROOT / "README.md", ROOT / "docs" / "index.md"], ids=name)
-def test_index_lists_every_recipe(index):
-    text = index.read_text()
-    missing = [page.stem for page in RECIPES.glob("*.md") if f"recipes/{page.name})" not in text]
-    assert not missing
+def test_readme_lists_every_recipe():
+    text = (ROOT / "README.md").read_text()
+    assert not [page.stem for page in RECIPES if f"docs/recipes/{page.name})" not in text]
+
+
+def test_index_of_the_recipes_lists_each_once():
+    assert sorted(recipes.listed(INDEX.read_text())) == [page.stem for page in RECIPES]
 
 
 @pytest.mark.parametrize("page", PAGES, ids=name)
@@ -106,11 +120,48 @@ def test_examples_run(page, tmp_path, monkeypatch):
             exec(compile(code, str(page), "exec"), namespace)
 
 
-def test_all_pages_have_examples_but_those_that_need_none():
-    assert {name(page) for page in PAGES if page not in WITH_EXAMPLES} == {
-        "CONTRIBUTING.md",
-        "docs/index.md",
+def test_every_recipe_has_examples():
+    assert set(RECIPES) < set(WITH_EXAMPLES)
+
+
+@pytest.mark.parametrize("page", RECIPES, ids=name)
+def test_recipe_is_completed_from_its_rule(page):
+    text = recipes.completed(page.stem, page.read_text(), DOCS)
+    rule = plugins.registry()[page.stem].rule
+    default = re.findall(r"\{bdg-success\}`(\w+)`", text)
+    others = re.findall(r"\{bdg-secondary-line\}`(\w+)`", text)
+    assert default == [target for target in TARGETS if rule.is_default(target)]
+    assert sorted(default + others) == sorted(TARGETS)
+    assert text.count("<svg ") == text.count("</svg>") == 1
+    [source] = re.findall(r"\{literalinclude\} (\S+)", text)
+    assert f"def {rule.function.__name__}(" in (page.parent / source).read_text()
+
+
+# A default on every target, on some, and on none.
+@pytest.mark.parametrize("rule", ["conv_batchnorm", "silu", "parallel_siblings"])
+def test_what_a_recipe_says_of_its_use_runs(rule):
+    [code] = [
+        found for found in FENCE.finditer(recipes.facts(rule)) if found["language"] == "python"
+    ]
+    exec(code["code"], {"kito": kito, "model": any_model()})
+
+
+def test_index_of_the_recipes_has_each_in_a_family_and_under_each_target():
+    text = recipes.index(INDEX.read_text())
+    for page in RECIPES:
+        assert text.count(f"[{page.stem}]({page.name})") == 1 + len(TARGETS)
+
+
+def test_the_page_of_the_command_has_each_command_and_option():
+    text = (DOCS / "command-line.md").read_text()
+    options = {
+        max(parameter.opts, key=len)
+        for command in main.commands.values()
+        for parameter in command.params
+        if parameter.param_type_name == "option"
     }
+    wanted = {f"kito {command}" for command in main.commands} | options
+    assert not {each for each in wanted if not re.search(rf"`{each}\b", text)}
 
 
 @pytest.mark.parametrize("page", PAGES, ids=name)
@@ -131,6 +182,18 @@ def leads_somewhere(page: Path, target: str) -> bool:
 def anchors(page: Path) -> set[str]:
     headings = re.findall(r"^#+ (.+)$", page.read_text(), re.MULTILINE)
     return {re.sub(r"[^\w\- ]", "", heading).lower().replace(" ", "-") for heading in headings}
+
+
+def test_links_to_files_outside_lead_to_the_pages_that_they_became():
+    text = "[a](../benchmarks/results/rules.md#here) [b](../noxfile.py) `c[d](e)` [f](start.md)"
+    assert outside.relinked(text, DOCS / "faster.md", DOCS) == (
+        "[a](/measured/rules.md#here) [b](path:/../noxfile.py) `c[d](e)` [f](/start.md)"
+    )
+
+
+def test_the_citation_is_of_this_version():
+    [version] = re.findall(r"^version: (.+)$", (ROOT / "CITATION.cff").read_text(), re.MULTILINE)
+    assert version == metadata.version("kito")
 
 
 FIGURES = ("networks.csv", "memory.csv")
