@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import shutil
+import sysconfig
+import zipfile
+from pathlib import Path
+
 import nox
 
 nox.needs_version = ">=2025.2"
@@ -10,6 +15,7 @@ nox.options.stop_on_first_error = False
 
 PROJECT = nox.project.load_toml("pyproject.toml")
 QUIET = {"KERAS_BACKEND": "tensorflow", "TF_CPP_MIN_LOG_LEVEL": "3"}
+TEMPLATE = Path("examples/kito-example")
 
 
 def group(name: str) -> tuple[str, ...]:
@@ -36,13 +42,16 @@ def typing(session: nox.Session) -> None:
 def tests(session: nox.Session) -> None:
     """The tests, on the package as it is installed, with branch coverage.
 
-    Arguments go to pytest: `nox -s tests -- tests/rules -x`. With arguments, the coverage is shown
-    but need not reach its limit. `nox -r -s tests` keeps the environment of the run before.
+    Arguments go to pytest: `nox -s tests -- tests/rules -x`. They run in one process then, and the
+    coverage is shown but need not reach its limit. `nox -r -s tests` keeps the environment of the
+    run before.
     """
     session.install(".", *group("test"), *group("export"))
-    session.install("--no-deps", "./tests/example_plugin")
-    some = ["--cov-fail-under=0"] if session.posargs else []
-    session.run("pytest", "--cov", "--cov-report=term", *some, *session.posargs, env=QUIET)
+    session.install("--no-deps", "./examples/kito-example")
+    # Each process may need several gigabytes.
+    spread = ("--numprocesses=auto", "--maxprocesses=4", "--dist=worksteal")
+    options = ("--cov-fail-under=0", *session.posargs) if session.posargs else spread
+    session.run("pytest", "--cov", "--cov-report=term", *options, env=QUIET)
 
 
 @nox.session
@@ -50,7 +59,7 @@ def tests(session: nox.Session) -> None:
 def backends(session: nox.Session, backend: str) -> None:
     """The tests on another backend of Keras."""
     session.install(".", *group("test"), backend)
-    session.install("--no-deps", "./tests/example_plugin")
+    session.install("--no-deps", "./examples/kito-example")
     env = {**QUIET, "KERAS_BACKEND": backend, "JAX_ENABLE_X64": "1"}
     session.run("pytest", *session.posargs, env=env)
 
@@ -60,8 +69,117 @@ def lowest(session: nox.Session) -> None:
     """The tests with the oldest versions that `pyproject.toml` admits."""
     oldest = [each.replace(">=", "==") for each in PROJECT["project"]["dependencies"]]
     session.install(".", *group("test"), *oldest)
-    session.install("--no-deps", "./tests/example_plugin")
+    session.install("--no-deps", "./examples/kito-example")
     session.run("pytest", *session.posargs, env=QUIET)
+
+
+@nox.session
+def docs(session: nox.Session) -> None:
+    """Build the site into docs/_build/html; a warning, such as of a link to nothing, is an error.
+
+    An argument is another builder of Sphinx: `nox -s docs -- linkcheck` asks for every page of the
+    web that is linked, and so needs a network.
+    """
+    for builder in session.posargs or ["html"]:
+        build(session, builder)
+
+
+@nox.session
+def site(session: nox.Session) -> None:
+    """Build the site, and look at all its pages in Chromium: wide, narrow, light and dark.
+
+    Arguments go to pytest: `nox -s site -- -k depthwise`. Chromium is found on the path, or named
+    by the environment variable CHROMIUM.
+    """
+    build(session, "html")
+    session.install(*group("site"))
+    session.run("pytest", "docs/check_site.py", *session.posargs)
+
+
+def build(session: nox.Session, builder: str) -> None:
+    """Run Sphinx, on the package as it is installed."""
+    session.install(".[draw,testing]", *group("docs"))
+    strict = ("--fail-on-warning", "--keep-going", "--fresh-env")
+    folders = ("-d", "docs/_build/doctrees", "docs", f"docs/_build/{builder}")
+    session.run("sphinx-build", *strict, "-b", builder, *folders, env=QUIET)
+
+
+@nox.session
+def plugin(session: nox.Session) -> None:
+    """Build kito and the template of a plugin, install their wheels alone, and test the plugin."""
+    session.install("build")
+    folder = Path(session.create_tmp()).resolve()
+    wheels, tests = folder / "wheels", folder / "plugin"
+    for old in (wheels, tests):
+        shutil.rmtree(old, ignore_errors=True)
+    for project in (Path(), TEMPLATE):
+        options = ("--wheel", "--outdir", str(wheels))
+        session.run("python", "-m", "build", *options, str(project), silent=True)
+    kito, template = sorted(wheels.glob("*.whl"))
+    scripts = clean_environment(session, folder, f"{kito}[testing]", f"{template}[test]")
+    # Without its source, so that what is tested is what is installed.
+    shutil.copytree(TEMPLATE, tests, ignore=shutil.ignore_patterns("src"))
+    session.chdir(tests)
+    session.run(str(scripts / "pytest"), *session.posargs, env=QUIET, external=True)
+
+
+@nox.session
+def release(session: nox.Session) -> None:
+    """Build what is published into dist/, and check it.
+
+    The wheel and the source distribution are built again from the latter, in another folder: the
+    bytes must be the same. The wheel must work where nothing else is installed.
+    """
+    session.install(*group("release"))
+    session.run("towncrier", "build", "--draft", "--version", PROJECT["project"]["version"])
+    folder = Path(session.create_tmp()).resolve()
+    dist, again = Path("dist").resolve(), folder / "again"
+    for old in (dist, again, folder / "source"):
+        shutil.rmtree(old, ignore_errors=True)
+    built(session, Path(), dist)
+    [wheel], [source] = dist.glob("*.whl"), dist.glob("*.tar.gz")
+    shutil.unpack_archive(source, folder / "source", filter="data")
+    [unpacked] = (folder / "source").iterdir()
+    built(session, unpacked, again)
+    for file in (wheel, source):
+        if file.read_bytes() != (again / file.name).read_bytes():
+            session.error(f"{file.name} has other bytes if it is built from {source.name}")
+    session.run("twine", "check", "--strict", str(wheel), str(source))
+    names = zipfile.ZipFile(wheel).namelist()
+    for wanted in ("kito/py.typed", f"{wheel.name.rsplit('-', 3)[0]}.dist-info/licenses/LICENSE"):
+        if wanted not in names:
+            session.error(f"{wheel.name} has no {wanted}")
+    scripts = clean_environment(session, folder, str(wheel))
+    session.chdir(folder)
+    session.run(str(scripts / "python"), "-c", "from kito import *", env=QUIET, external=True)
+    session.run(str(scripts / "kito"), "rule", "conv_batchnorm", env=QUIET, external=True)
+
+
+def built(session: nox.Session, project: Path, folder: Path) -> None:
+    """Build a source distribution and, of that, a wheel; their time is that of the last commit."""
+    epoch = session.run("git", "log", "-1", "--format=%ct", silent=True, external=True)
+    env = {"SOURCE_DATE_EPOCH": str(epoch).strip()}
+    command = ("python", "-m", "build", "--outdir", str(folder), str(project))
+    session.run(*command, env=env, silent=True)
+
+
+def clean_environment(session: nox.Session, folder: Path, *requirements: str) -> Path:
+    """The commands of a new environment in which nothing but the requirements is installed."""
+    session.run("python", "-m", "venv", "--clear", str(folder / "clean"))
+    scripts = Path(sysconfig.get_path("scripts", "venv", {"base": str(folder / "clean")}))
+    install = ("install", "--quiet", "--disable-pip-version-check")
+    session.run(str(scripts / "pip"), *install, *requirements, external=True)
+    return scripts
+
+
+@nox.session
+def ray(session: nox.Session) -> None:
+    """Score images by the recipe for Ray Data on this machine, and kill processes while it runs.
+
+    Arguments go to pytest: `nox -s ray -- -k cut_off`.
+    """
+    session.install(".[onnxruntime]", *group("ray"))
+    session.run("pytest", "examples/ray_scoring", *session.posargs, env=QUIET)
 
 
 @nox.session
@@ -96,9 +214,19 @@ def mutants(session: nox.Session) -> None:
 
 @nox.session
 def bench(session: nox.Session) -> None:
+    """Time real networks in all that can run them, and write tables and plots; an hour or two.
+
+    Arguments go to the script: `nox -s bench -- --only ResNet50 --seconds 20`.
+    """
+    session.install(".", *group("bench"))
+    session.run("python", "benchmarks/bench.py", *session.posargs, env=QUIET)
+
+
+@nox.session
+def conversion(session: nox.Session) -> None:
     """Measure the conversion of real networks, and write the figures to benchmarks/results.
 
-    Arguments go to the script: `nox -s bench -- --only ResNet50 --repeats 3`.
+    Arguments go to the script: `nox -s conversion -- --only ResNet50 --repeats 3`.
     """
     session.install(".", *group("bench"))
     session.run("python", "benchmarks/conversion.py", *session.posargs, env=QUIET)
