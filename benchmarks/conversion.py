@@ -136,6 +136,7 @@ def extra_memory(network: Network, function: Callable[[keras.Model], Any]) -> di
     """Bytes of the model's weights, and of the peak above them. The process must be a fresh one."""
     function(chain(30))  # what TensorFlow allocates once does not count
     model = network.build()
+    randomize(model, seed=1)  # fresh normalizations are nearly the identity, which other rules take
     with PeakMemory() as peak:
         result = function(model)
     del result

@@ -521,6 +521,9 @@ def import_module(name: str) -> None:
 
 def describe(model: keras.Model) -> dict[str, Any]:
     """The name, inputs, outputs and layers of a model, as plain lists, dicts and numbers."""
+    import keras
+
+    from kito.graph.keras_internals import structures
 
     def tensors(symbolic: Sequence[Any], names: Sequence[str] = ()) -> list[dict[str, Any]]:
         names = names or [each.name for each in symbolic]
@@ -529,13 +532,14 @@ def describe(model: keras.Model) -> dict[str, Any]:
             for name, each in zip(names, symbolic, strict=True)
         ]
 
+    inputs, outputs = structures(model)
     return {
         "name": model.name,
         "class": type(model).__name__,
         "parameters": model.count_params(),
-        "inputs": tensors(model.inputs),
+        "inputs": tensors(keras.tree.flatten(inputs)),
         # Keras names the outputs of a functional model after their layers; others have no names.
-        "outputs": tensors(model.outputs, getattr(model, "output_names", ())),
+        "outputs": tensors(keras.tree.flatten(outputs), getattr(model, "output_names", ())),
         "layers": list(describe_layers(model)),
     }
 

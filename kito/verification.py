@@ -274,7 +274,8 @@ def rounded_otherwise(model: keras.Model, other: keras.Model, seed: int) -> Iter
 def _epsilon(*models: keras.Model) -> float:
     """The spacing of the least precise dtype that the models compute in."""
     dtypes = {layer.compute_dtype for model in models for layer in sublayers(model)}
-    dtypes |= {str(tensor.dtype) for model in models for tensor in model.outputs}
+    outputs = keras.tree.flatten([structures(model)[1] for model in models])
+    dtypes |= {str(tensor.dtype) for tensor in outputs}
     floats = [str(dtype) for dtype in dtypes if keras.backend.is_float_dtype(str(dtype))]
     if "float64" in floats and keras.backend.backend() != "tensorflow":
         floats.append("float32")  # in which Keras 3.15 computes parts of a float64 model there

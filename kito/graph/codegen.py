@@ -9,6 +9,7 @@ place, so that no second copy of them exists.
 from __future__ import annotations
 
 import itertools
+from collections import Counter
 from typing import Any
 
 import keras
@@ -37,7 +38,7 @@ def codegen(graph: Graph, report: Report) -> keras.Model:
     """
     longest = max(len(nested) for _, nested in walk(graph))
     with recursion(longest):
-        model = _Builder(report).model(graph)
+        model = _Builder(graph, report).model(graph)
     mark_called(model)
     return model
 
@@ -61,7 +62,10 @@ def copy_compile_state(model: keras.Model, fast: keras.Model, report: Report) ->
 class _Builder:
     """Remembers what was built, so that a layer which is called twice is built once."""
 
-    def __init__(self, report: Report) -> None:
+    def __init__(self, graph: Graph, report: Report) -> None:
+        layers = {node.layer for _, each in walk(graph) for node in each}
+        # A layer that was changed for some of its calls has tensors in common with itself.
+        self.users = Counter(id(w) for layer in layers for w in layer.new_weights.values())
         self.report = report
         self.built: dict[Layer, keras.Operation] = {}
         self.models: dict[int, keras.Model] = {}
@@ -214,7 +218,9 @@ class _Builder:
                     f"{layer!r} needs the weight '{variable.name}' of shape {variable.shape}; the "
                     f"rule that made it gave {[(n, w.shape) for n, w in weights.items()]}"
                 )
-            variable.assign(weights.pop(variable.name))
+            shared = self.users[id(given)] > 1
+            variable.assign(keras.ops.copy(given) if shared else given)
+            del weights[variable.name], given
         if weights:
             raise GraphError(f"{layer!r} has no weights named {sorted(weights)}")
         dict.clear(layer.new_weights)  # type: ignore[arg-type]

@@ -217,11 +217,9 @@ class Layer:
         """
         entries = {name: value for name, value in changes.items() if name in self.config}
         names = [*self.variables, *self.new_weights]
-        weights = {
-            name: self._weight(name)
-            for name in names
-            if name not in changes and not name.startswith("lora_")
-        }
+        kept = [n for n in names if n not in changes and not n.startswith("lora_")]
+        tensors = {n: self.new_weights[n] for n in kept if n in self.new_weights}
+        weights = {n: self._weight(n) for n in kept if n not in tensors}
         for name in changes.keys() - entries.keys():
             if name not in names and f"{name}_initializer" not in self.config:
                 raise TypeError(
@@ -236,7 +234,7 @@ class Layer:
         return replace(
             self,
             overrides={**self.overrides, **dropped, **entries},
-            new_weights=self._tensors(weights),
+            new_weights={**tensors, **self._tensors(weights)},
         )
 
     def _tensors(self, weights: Mapping[str, Any]) -> dict[str, Any]:

@@ -104,9 +104,29 @@ def is_graph_model(model: keras.Operation) -> bool:
 
 
 def structures(model: keras.Model) -> tuple[Any, Any]:
-    """The model's inputs and outputs, nested as it takes and returns them, as KerasTensors."""
+    """The model's inputs and outputs, nested as it takes and returns them, as KerasTensors.
+
+    Those of a subclassed model are what it was built with, with a batch of any size.
+    """
     functional = _functional(model)
-    return functional._inputs_struct, functional._outputs_struct
+    if hasattr(functional, "_inputs_struct"):
+        return functional._inputs_struct, functional._outputs_struct
+    inputs = keras.tree.map_shape_structure(
+        lambda shape: keras.KerasTensor((None, *shape[1:]), model.input_dtype),
+        plain(model.get_build_config()["input_shape"]),
+    )
+    return inputs, model.compute_output_spec(inputs)
+
+
+def plain(structure: Any) -> Any:
+    """The structure in Python's own containers, where Keras has its tracked ones."""
+    if isinstance(structure, dict):
+        return {key: plain(value) for key, value in structure.items()}
+    if isinstance(structure, tuple):
+        return tuple(map(plain, structure))
+    if isinstance(structure, list):
+        return list(map(plain, structure))
+    return structure
 
 
 def _functional(model: keras.Model) -> Any:

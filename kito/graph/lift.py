@@ -24,6 +24,7 @@ from kito.graph.keras_internals import (
     calls_in_order,
     is_graph_model,
     keras_mask,
+    plain,
     structures,
 )
 from kito.graph.trace import UntraceableError, is_composite, is_written_in_python, trace
@@ -337,18 +338,7 @@ def _inputs_of(model: keras.Model) -> Iterator[Any]:
         return Tensor((None, *shape[1:]), dtype)
 
     for tensor in (any_size, same_size):
-        yield _plain(keras.tree.map_shape_structure(tensor, shapes))
-
-
-def _plain(structure: Any) -> Any:
-    """The structure in Python's own containers, where Keras has its tracked ones."""
-    if isinstance(structure, dict):
-        return {key: _plain(value) for key, value in structure.items()}
-    if isinstance(structure, tuple):
-        return tuple(map(_plain, structure))
-    if isinstance(structure, list):
-        return list(map(_plain, structure))
-    return structure
+        yield plain(keras.tree.map_shape_structure(tensor, shapes))
 
 
 def _name_inputs(graph: Graph, model: keras.Model) -> None:

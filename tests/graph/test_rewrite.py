@@ -9,6 +9,7 @@ from keras.layers import BatchNormalization, Conv2D, Dense
 import kito
 from kito import Decline, chain, readers, rule
 from kito.rules.dense import dense_batchnorm
+from kito.samples import random_inputs
 from kito.testing import check_declines, check_equivalent, check_rewrites, randomize
 from tests.folds import FOLDS
 
@@ -104,6 +105,27 @@ def test_evolve_knows_the_names():
 
     with pytest.raises(kito.RuleError, match="no weight or configuration entry 'kernels'"):
         kito.optimize(model_of(Dense(3)), [odd], strict=True)
+
+
+def test_a_tensor_that_stays_is_handed_on_and_two_layers_get_one_each():
+    """A copy of it would double the memory; two variables may not have one buffer on JAX."""
+
+    @rule(chain(dense=Dense))
+    def twice(dense):
+        if dense.layer.is_new:
+            raise Decline("it is done")
+        changed = dense.layer.evolve(kernel=2 * dense.kernel)
+        active = changed.evolve(activation="relu")
+        assert active.new_weights["kernel"] is changed.new_weights["kernel"]
+        return active(changed(dense.input))
+
+    model = model_of(Dense(4, name="dense"))
+    fast = kito.optimize(model, [twice], strict=True)
+    one, other = (layer.kernel for layer in fast.layers if layer.weights)
+    one.assign(np.zeros((4, 4)))
+    expected = 2 * keras.ops.convert_to_numpy(model.get_layer("dense").kernel)
+    np.testing.assert_array_equal(keras.ops.convert_to_numpy(other), expected)
+    assert fast.predict_on_batch(random_inputs(model)).shape == (2, 4)
 
 
 def test_a_rule_may_return_several_layers():

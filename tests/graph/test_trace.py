@@ -1,5 +1,7 @@
 """Composite layers and subclassed models: optimized inside where the trace is faithful."""
 
+from functools import partial
+
 import keras
 import numpy as np
 import pytest
@@ -342,6 +344,33 @@ class FlatNetwork(Network):
 
     def call(self, x):
         return self.head(self.flatten(self.block(x)))
+
+
+@pytest.mark.parametrize("kind", [Network, FlatNetwork, DictNetwork])
+def test_what_draws_inputs_by_itself_takes_a_subclassed_model(kind):
+    model = kind()
+    data = np.random.default_rng(0).normal(size=(2, *SHAPE)).astype("float32")
+    given = {"image": data, "offset": data[:, :1, :1, :1]} if kind is DictNetwork else data
+    model(given)
+    randomize(model)
+    report = kito.Report()
+    fast = kito.optimize(model, FOLDS, verify=True, strict=True, report=report)
+    assert report.applied
+    assert report.verification.passed
+    assert kito.compare(model, fast).relative < 1e-5
+    answer = kito.predictor(model, "keras")(given)
+    expected = model.predict_on_batch(given)
+    keras.tree.assert_same_structure(answer, expected)
+    keras.tree.map_structure(
+        partial(np.testing.assert_allclose, rtol=0, atol=1e-4), answer, expected
+    )
+    assert any("bfloat16" in note for note in report_of(model, precision="bfloat16").notes)
+
+
+def report_of(model, **options):
+    report = kito.Report()
+    kito.optimize(model, report=report, **options)
+    return report
 
 
 def test_a_subclassed_model_becomes_functional():
