@@ -7,7 +7,7 @@ dtypes. All else stays as it is.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 
 import keras
@@ -58,7 +58,7 @@ LAYERS = (
 def lower(graph: Graph, precision: str) -> int:
     """Let the layers of a graph and its nested graphs compute in 16 bits, in place.
 
-    Layers that compute in float32 only, and none that gives an output of its graph.
+    Layers that compute in float32 only, and none that gives an output of its graph its dtype.
 
     Args:
         precision: "bfloat16" or "float16".
@@ -73,7 +73,7 @@ def lower(graph: Graph, precision: str) -> int:
         raise InputError(f"there is no precision '{precision}'; there are {', '.join(POLICIES)}")
     graphs = [nested for _, nested in walk(graph)]
     # Of a shared layer all calls.
-    kept = {nested[node_id].layer for nested in graphs for node_id in nested.output_ids}
+    kept = {layer for nested in graphs for layer in _giving_outputs(nested)}
     lowered: dict[Layer, Layer] = {}
     count = 0
     for nested in graphs:
@@ -89,6 +89,19 @@ def lower(graph: Graph, precision: str) -> int:
             nested.rewritten = True
             count += 1
     return count
+
+
+def _giving_outputs(graph: Graph) -> Iterator[Layer]:
+    """The layers whose dtype the outputs have: an operation hands on that of what it reads."""
+    waiting, seen = list(graph.output_ids), set()
+    while waiting:
+        node = graph[waiting.pop()]
+        if node.id in seen:
+            continue
+        seen.add(node.id)
+        yield node.layer
+        if not issubclass(node.layer.cls, keras.Layer):
+            waiting += [ref.node for ref in node.refs]
 
 
 def _is_float32(layer: Layer) -> bool:

@@ -79,3 +79,17 @@ def test_keeps_lora_where_nothing_is_folded():
     fast = kito.optimize(model, FOLDS)
     assert fast.layers[0].lora_enabled
     check_equivalent(model, fast)
+
+
+def test_an_output_that_an_operation_gives_keeps_its_dtype():
+    """An operation has no dtype of its own: it gives what the layers before it give."""
+    inputs = keras.Input(SHAPE)
+    inner = keras.layers.ReLU()(BatchNormalization()(Conv2D(4, 3)(inputs)))
+    outer = keras.ops.relu(keras.ops.abs(Conv2D(4, 3, name="last")(inner)))
+    model = randomize(keras.Model(inputs, outer))
+    report = kito.Report()
+    fast = kito.optimize(model, precision="bfloat16", report=report)
+    assert keras.backend.standardize_dtype(fast.output.dtype) == "float32"
+    assert fast.get_layer("last").compute_dtype == "float32"
+    assert "bfloat16" in {layer.compute_dtype for layer in fast.layers}
+    assert any("bfloat16" in note for note in report.notes)
