@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from bench_rows import TABLE, Case, cases, ratio
+from bench_rows import TABLE, Case, cases, ratio, share
 from machine import machines
 from rows import RESULTS, Row, read, table
 
@@ -71,18 +71,18 @@ def left_out(rows: list[Row]) -> str:
 
 def details(all_cases: list[Case], batch: str) -> str:
     """What the machine does of what it could, and how much memory it takes."""
+    peak_rate = max(float(case.keras["peak_rate"]) for case in all_cases)
     lines = []
     for case in all_cases:
         if case.batch != batch:
             continue
         ways = (case.keras, case.kito, case.predictor)
-        [engine] = [case.predictor["chosen"]]
         lines.append(
             [
                 case.network,
                 f"{int(case.keras['multiply_adds']) / 1e6:,.0f}",
-                *(f"{100 * float(row['share']):.0f} %" for row in ways),
-                engine,
+                *(f"{100 * share(row, peak_rate):.0f} %" for row in ways),
+                case.predictor["chosen"],
                 case.predictor["difference"],
                 case.predictor["mean_difference"],
             ]

@@ -22,8 +22,8 @@ COLUMNS = (
     "ms",
     "low_ms",
     "high_ms",
-    "share",
     "multiply_adds",
+    "peak_rate",
     "peak_mb",
     "difference",
     "mean_difference",
@@ -77,3 +77,9 @@ def cases(rows: Iterable[Row]) -> list[Case]:
 def ratio(slow: Row, fast: Row) -> float:
     """How many times faster the second row is."""
     return float(slow["ms"]) / float(fast["ms"])
+
+
+def share(row: Row, peak_rate: float) -> float:
+    """The part of the machine's multiply-adds that a row used."""
+    work = int(row["multiply_adds"]) * int(row["batch"])
+    return 1000 * work / float(row["ms"]) / peak_rate

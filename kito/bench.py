@@ -25,7 +25,7 @@ from kito.ways import KERAS, Run, Way, ways
 
 BATCH_SIZES = (1, 8, 32)
 SECONDS = 10.0
-LEAST = 3
+LEAST = 5
 # Times as slow as Keras, that is, and not worth the time that it would take on larger batches.
 HOPELESS = 10
 # Of the time that a batch size gets, what the choice of `kito.predictor` may take.
@@ -143,7 +143,7 @@ def measure(
     Args:
         model: a trained Keras 3 model; it is not changed.
         batch_sizes: of the random batches.
-        seconds: for each batch size; every way is timed three times in any case.
+        seconds: for each batch size; every way is timed five times in any case.
         around: a context in which a way is prepared and called for the first time.
 
     Raises:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping
+from random import Random
 
 
 def in_turns(
@@ -12,7 +13,7 @@ def in_turns(
     least: int = 1,
     clock: Callable[[], float] = time.perf_counter,
 ) -> dict[str, list[float]]:
-    """The seconds that each run takes, one after the other, until the time is over.
+    """The seconds that each run takes, in turns of changing order, until the time is over.
 
     Args:
         runs: each is called once before it is timed, for that may compile something.
@@ -23,12 +24,11 @@ def in_turns(
         run()
     times: dict[str, list[float]] = {name: [] for name in runs}
     end = clock() + seconds
-    turn = 0
+    order, shuffle, turn = list(runs), Random(0).shuffle, 0
     while turn < least or clock() < end:
-        order = list(runs)
-        first = turn % len(order)
-        # What ran before leaves its data in the caches, so that is not always the same.
-        for name in order[first:] + order[:first]:
+        # What runs before leaves data in the caches, and threads that wait in a loop for a while.
+        shuffle(order)
+        for name in order:
             start = clock()
             runs[name]()
             times[name].append(clock() - start)

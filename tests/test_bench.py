@@ -115,11 +115,20 @@ def test_a_wrong_answer_shows(monkeypatch):
     assert timing.difference == pytest.approx(1.0)
 
 
-def test_each_turn_begins_with_another():
-    order = []
-    times = in_turns({name: lambda n=name: order.append(n) for name in "abc"}, 0, least=3)
-    assert order == [*"abc", *"abc", *"bca", *"cab"]
-    assert {name: len(each) for name, each in times.items()} == {"a": 3, "b": 3, "c": 3}
+def test_what_runs_before_changes_and_is_the_same_each_time():
+    def order_of(turns):
+        order = []
+        runs = {name: lambda n=name: order.append(n) for name in "abcd"}
+        times = in_turns(runs, 0, least=turns)
+        assert {name: len(each) for name, each in times.items()} == dict.fromkeys("abcd", turns)
+        return order
+
+    order = order_of(20)
+    turns = [order[start : start + 4] for start in range(0, len(order), 4)]
+    assert turns[0] == [*"abcd"]  # not timed
+    assert all(sorted(turn) == [*"abcd"] for turn in turns)
+    assert {turn[turn.index("b") - 1] for turn in turns if turn[0] != "b"} == {*"acd"}
+    assert order_of(20) == order
 
 
 def test_the_pages_are_made_of_the_rows():
