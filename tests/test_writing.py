@@ -78,7 +78,9 @@ def save_blocking_model(folder, monkeypatch):
 @contextlib.contextmanager
 def stopped_in_the_middle():
     """The command in a process that has written the weights, and will not go on."""
-    program = "from kito.cli import main; main()"
+    # A shell lets what it starts in the background ignore Ctrl-C, and so what that starts.
+    listen = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler); "
+    program = listen + "from kito.cli import main; main()"
     arguments = ["optimize", "m.keras", "-o", "out.keras", "--force"]
     process = subprocess.Popen(
         [sys.executable, "-c", program, *arguments, "--import", "blocking_of_test_writing"],
