@@ -43,7 +43,9 @@ def relinked(text: str, file: Path, docs: Path) -> str:
         page = pages(docs).get(target, target)
         if page.is_relative_to(docs):
             return f"/{page.relative_to(docs).as_posix()}{found['anchor'] or ''}"
-        return f"path:/{Path(os.path.relpath(page, docs)).as_posix()}"
+        path = f"/{Path(os.path.relpath(page, docs)).as_posix()}"
+        bracket = text.rfind("[", 0, found.start())
+        return path if text[bracket - 1 : bracket] == "!" else f"path:{path}"
 
     return LINK.sub(link, text)
 
