@@ -184,6 +184,14 @@ def anchors(page: Path) -> set[str]:
     return {re.sub(r"[^\w\- ]", "", heading).lower().replace(" ", "-") for heading in headings}
 
 
+def test_a_picture_outside_is_shown_and_another_file_is_given():
+    page = DOCS / "faster.md"
+    picture, file = "[a](../benchmarks/results/bars.svg)", "[a](../benchmarks/bench.py)"
+    assert outside.relinked(f"!{picture}", page, DOCS) == "![a](/../benchmarks/results/bars.svg)"
+    assert outside.relinked(picture, page, DOCS) == "[a](path:/../benchmarks/results/bars.svg)"
+    assert outside.relinked(file, page, DOCS) == "[a](path:/../benchmarks/bench.py)"
+
+
 def test_links_to_files_outside_lead_to_the_pages_that_they_became():
     text = "[a](../benchmarks/results/rules.md#here) [b](../noxfile.py) `c[d](e)` [f](start.md)"
     assert outside.relinked(text, DOCS / "faster.md", DOCS) == (
