@@ -42,15 +42,13 @@ def headline(all_cases: list[Case], batch: str) -> str:
     return table(HEADLINE, lines)
 
 
-def every_way(rows: list[Row], batch: str) -> str:
-    """The milliseconds of each way, source and kito's model."""
-    these = [row for row in rows if row["batch"] == batch]
-    ways = list(dict.fromkeys((row["way"], row["model"]) for row in these if row["ms"]))
-    networks = dict.fromkeys(row["network"] for row in these)
-    found = {(row["network"], row["way"], row["model"]): row for row in these}
+def by_way(rows: list[Row], column: str) -> str:
+    """One figure of each way, source and kito's model, a line a network."""
+    ways = list(dict.fromkeys((row["way"], row["model"]) for row in rows if row[column]))
+    found = {(row["network"], row["way"], row["model"]): row[column] for row in rows}
     lines = []
-    for network in networks:
-        cells = [found.get((network, *way), {}).get("ms") for way in ways]
+    for network in dict.fromkeys(row["network"] for row in rows):
+        cells = [found.get((network, *way)) for way in ways]
         lines.append([network, *(f"{float(cell):.1f}" if cell else "-" for cell in cells)])
     return table(["network", *(f"{way}, {model}" for way, model in ways)], lines)
 
@@ -100,18 +98,6 @@ def details(all_cases: list[Case], batch: str) -> str:
     return table(headings, lines)
 
 
-def memory(rows: list[Row]) -> str:
-    """The rise of the memory while a way is prepared and first called."""
-    these = [row for row in rows if row["peak_mb"]]
-    ways = list(dict.fromkeys((row["way"], row["model"]) for row in these))
-    found = {(row["network"], row["way"], row["model"]): row["peak_mb"] for row in these}
-    lines = [
-        [network, *(found.get((network, *way), "-") for way in ways)]
-        for network in dict.fromkeys(row["network"] for row in these)
-    ]
-    return table(["network", *(f"{way}, {model}" for way, model in ways)], lines)
-
-
 def page(rows: list[Row]) -> str:
     """All figures as Markdown."""
     all_cases = cases(rows)
@@ -127,12 +113,13 @@ def page(rows: list[Row]) -> str:
     for batch in batches:
         parts += [f"## Batches of {batch}", headline(all_cases, batch)]
     for batch in batches:
-        parts += [f"## All ways, batches of {batch}", every_way(rows, batch)]
+        these = [row for row in rows if row["batch"] == batch]
+        parts += [f"## All ways, batches of {batch}", by_way(these, "ms")]
     parts += [
         "## Work and differences, batches of 8",
         details(all_cases, "8"),
         "## Peak memory, MB",
-        memory(rows),
+        by_way(rows, "peak_mb"),
         "## Left out",
         left_out(rows),
         machines(rows),

@@ -195,27 +195,22 @@ def _timed(
         {name: partial(run, batch) for name, run in predictors.items()}, CHOOSING * seconds
     )
     chosen = min(times, key=lambda name: times[name])
-    runs: list[tuple[Way, Run]] = [
-        *ready.items(),
-        (Way(PREDICTOR, True, True, lambda: predictors[chosen]), predictors[chosen]),
-    ]
-    measured = in_turns(
-        {str(index): partial(run, batch) for index, (_, run) in enumerate(runs)}, seconds, LEAST
-    )
+    auto = Way(PREDICTOR, True, True, lambda: predictors[chosen])
+    runs: dict[Way, Run] = {**ready, auto: predictors[chosen]}
+    measured = in_turns({way: partial(run, batch) for way, run in runs.items()}, seconds, LEAST)
     timings = []
-    for (way, run), each in zip(runs, measured.values(), strict=True):
+    for way, run in runs.items():
         largest, mean = _apart(expected, keras.tree.flatten(run(batch)))
-        engine = chosen if way.name == PREDICTOR else None
         timings.append(
             Timing(
                 way.name,
                 way.optimized,
                 way.exact,
                 size,
-                tuple(each),
+                tuple(measured[way]),
                 largest,
                 mean,
-                chosen=engine,
+                chosen=chosen if way is auto else None,
             )
         )
     return timings

@@ -5,14 +5,17 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping
 from random import Random
+from typing import TypeVar
+
+Key = TypeVar("Key")
 
 
 def in_turns(
-    runs: Mapping[str, Callable[[], object]],
+    runs: Mapping[Key, Callable[[], object]],
     seconds: float,
     least: int = 1,
     clock: Callable[[], float] = time.perf_counter,
-) -> dict[str, list[float]]:
+) -> dict[Key, list[float]]:
     """The seconds that each run takes, in turns of changing order, until the time is over.
 
     Args:
@@ -22,15 +25,15 @@ def in_turns(
     """
     for run in runs.values():
         run()
-    times: dict[str, list[float]] = {name: [] for name in runs}
+    times: dict[Key, list[float]] = {key: [] for key in runs}
     end = clock() + seconds
     order, shuffle, turn = list(runs), Random(0).shuffle, 0
     while turn < least or clock() < end:
         # What runs before leaves data in the caches, and threads that wait in a loop for a while.
         shuffle(order)
-        for name in order:
+        for key in order:
             start = clock()
-            runs[name]()
-            times[name].append(clock() - start)
+            runs[key]()
+            times[key].append(clock() - start)
         turn += 1
     return times

@@ -16,7 +16,7 @@ from typing import Any
 import keras
 
 from kito.discovery import engines
-from kito.engines import litert, onnxruntime, openvino
+from kito.engines import onnxruntime, openvino
 from kito.engines.engine import Engine
 from kito.engines.engine import Run as ArraysRun
 from kito.errors import InputError
@@ -28,9 +28,9 @@ from kito.selection import Fast, attempt
 Run = Callable[[Any], Any]
 
 KERAS, PREDICT, XLA = "keras", "keras predict", "xla"
-# The format of an engine in `model.export`, and the file that the engine reads.
+# The format of an engine in `model.export`, and the file that the engine reads. LiteRT's engine
+# itself writes what Keras exports.
 EXPORTS = {
-    "litert": ("litert", litert.FILE),
     "onnxruntime": ("onnx", onnxruntime.FILE),
     "openvino": ("openvino", openvino.FILE),
 }
