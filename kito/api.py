@@ -17,9 +17,10 @@ from kito.faults import build_right
 from kito.graph.change import Recorder
 from kito.graph.codegen import codegen, copy_compile_state
 from kito.graph.ir import Graph
-from kito.graph.lift import lift
+from kito.graph.lift import check_model, lift
 from kito.graph.rewrite import Course, rewrite
 from kito.precision import lower
+from kito.preparation import converted
 from kito.progress import doing
 from kito.report import Report
 
@@ -104,8 +105,10 @@ def optimize(
     else:
         if target not in (None, keras.backend.backend()):
             raise InputError(f"tune runs the model in Keras, and not on the target '{target}'")
+        check_model(model)
+        batch = converted(model, tune)
         optional = [each.rule for each in plugins.registry().values()]
-        fast = tuning.tune(build, selected, optional, tune, report)
+        fast = tuning.tune(build, selected, optional, batch, report)
     if precision is not None:
         difference = compare(model, fast, batch_size=2, repeats=1).relative
         report.notes.append(f"in {precision} the answers differ by {difference:.1e} of the largest")

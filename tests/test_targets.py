@@ -143,6 +143,11 @@ def test_tune_tries_without_what_is_default_on_some_targets_only():
     check_equivalent(model, fast)
 
 
+def test_tune_checks_the_batch():
+    with pytest.raises(kito.InputError, match=r"has the shape \(2, 3\); the model takes"):
+        kito.optimize(network(), [], tune=np.ones((2, 3), "float32"))
+
+
 def test_tune_times_in_keras_only():
     with pytest.raises(kito.InputError, match=r"tune runs the model in Keras, and not on .*onnx"):
         kito.optimize(network(), target="onnx", tune=np.ones((2, *SHAPE), "float32"))

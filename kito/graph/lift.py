@@ -8,6 +8,7 @@ lifted once, so that sharing survives. What is written as a Python class is trac
 from __future__ import annotations
 
 import inspect
+import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -69,12 +70,17 @@ def check_model(model: object) -> None:
                 f"this is a tf_keras (Keras 2) model ({kind}). Save it as `.h5`, load that file "
                 "with Keras 3 (`keras.saving.load_model`), and optimize the result."
             )
-        raise InputError(f"expected a keras.Model, got {kind}")
+        hint = ": load it first, with `keras.saving.load_model`" if _is_path(model) else ""
+        raise InputError(f"expected a keras.Model, got {kind}{hint}")
     if not model.built:
         raise InputError(
             f"the model '{model.name}' is not built: its input shapes are not known. Give it an "
             "`Input`, call `model.build(input_shape)`, or call it once on data."
         )
+
+
+def _is_path(given: object) -> bool:
+    return isinstance(given, str | os.PathLike)
 
 
 class _Lifter:
