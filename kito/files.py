@@ -30,7 +30,7 @@ MISSING_OBJECT = re.compile(
     r"|Cannot deserialize object of type `([^`]+)`"
 )
 OTHER_SHAPE = re.compile(
-    r"variable\.shape=(?P<expected>\([^)]*\)), Received: value\.shape=(?P<stored>\([^)]*\))"
+    r"variable\.shape=(?P<expected>\([^)]*\)), Received: value\.shape=(?P<stored>[^)]*\))"
     r"\. Target variable: <\w+ path=(?P<weight>[^,]+),"  # .keras
     r"|for weight (?P<weight_h5>\S+)\. Weight expects shape (?P<expected_h5>\([^)]*\))"
     r"\. Received saved weight with shape (?P<stored_h5>\([^)]*\))"  # .h5
@@ -233,8 +233,9 @@ def _why_not_loaded(name: str, error: Exception) -> str:
         weight, expected, stored = (
             found[part] or found[f"{part}_h5"] for part in ("weight", "expected", "stored")
         )
+        shape = tuple(map(int, re.findall(r"\d+", stored)))  # which PyTorch calls torch.Size([2])
         return (
-            f"the weight '{weight}' has the shape {stored} in '{name}', and the configuration "
+            f"the weight '{weight}' has the shape {shape} in '{name}', and the configuration "
             f"there says {expected}. The file is damaged: save the model anew."
         )
     return (
