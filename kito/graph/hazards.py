@@ -7,6 +7,10 @@ TensorFlow 2.21 on a CPU fuses a convolution, its bias, the addition of another 
 activation into one operation. With a leaky ReLU that operation takes 0.2 for the slope, whatever
 the slope is; with mish it fails. Without a bias nothing is fused. So a convolution must not get a
 bias there, where it had none, and nothing that stands between the three must go.
+
+Keras 3.15 on PyTorch gives float32 for the product of float64 matrices. A bias, or a layer behind
+it, makes float64 of that. So a Dense layer must not come to give its product to what another layer
+gave float64 to.
 """
 
 from __future__ import annotations
@@ -72,6 +76,26 @@ def _pads_twice(graph: Graph, call: Node | Call) -> bool:
     if size in (1, (1, 1), [1, 1]):
         return False
     return next(_sources(graph, call)).layer.cls is layers.ZeroPadding2D
+
+
+def check_dtype(graph: Graph, tail: Node, result: Result) -> None:
+    """Whether Keras on PyTorch would give float32 for float64.
+
+    Raises:
+        Decline: a Dense layer would, where none did.
+    """
+    if keras.backend.backend() != "torch" or tail.output.dtype != "float64":
+        return
+    last = graph.producer(result) if isinstance(result, Ref) else call_of(result)
+    if _is_product(last.layer) and not _is_product(tail.layer):
+        raise Decline(
+            f"without {tail.layer.name}, {last.layer.name} would give float32: Keras on PyTorch "
+            "does for the product of float64 matrices"
+        )
+
+
+def _is_product(layer: Layer) -> bool:
+    return layer.cls is layers.Dense and not layer.config["use_bias"]
 
 
 def check_hazards(graph: Graph, tail: Node, result: Result, readers: Readers) -> None:

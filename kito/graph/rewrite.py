@@ -19,7 +19,7 @@ import numpy as np
 from kito.definition import Decline, Match, Result, Rule
 from kito.errors import RuleError
 from kito.graph.copying import names_activations
-from kito.graph.hazards import check_hazards, check_padding
+from kito.graph.hazards import check_dtype, check_hazards, check_padding
 from kito.graph.ir import Call, Graph, Layer, Node, Output, Ref, Tensor, call_of, walk
 from kito.graph.kept import unexplained
 from kito.graph.keras_internals import Functional, shell, sublayers
@@ -261,6 +261,7 @@ class _Rewriter:
         for each in sites:
             for tail, result in each.pairs:
                 check_hazards(each.graph, tail, result, self.readers)
+                check_dtype(each.graph, tail, result)
                 check_padding(each.graph, each.match, result)
         self.check_name(sites)
         self.check_cost(sites)

@@ -206,3 +206,38 @@ def test_openvino_still_forgets_it(tmp_path):
     model.export(str(tmp_path / "model.xml"), format="openvino", verbose=False)
     run = openvino.compile_model(tmp_path / "model.xml", "CPU")
     assert run(data)[0].shape != expected.shape
+
+
+def product(*, use_bias=False, dtype="float64"):
+    with_dtype = {"dtype": dtype}
+    dense = layers.Dense(2, use_bias=use_bias, **with_dtype)
+    row = [keras.Input((3,), dtype=dtype), dense, BatchNormalization(center=False, **with_dtype)]
+    model = keras.Sequential(row)
+    [*_, mean, _] = model.weights
+    randomize(model)
+    mean.assign(np.zeros(2))  # so that the fold needs no bias
+    return model
+
+
+def check_kept(model, *, folded):
+    report = kito.Report()
+    fast = optimize(model, ["dense_batchnorm"], report=report)
+    assert bool(report.folded) == folded
+    assert all("would give float32" in each.reason for each in report.declined)
+    assert len(fast.layers) == len(model.layers) - folded
+
+
+def test_declines_to_leave_a_product_of_float64_alone_on_pytorch(monkeypatch):
+    monkeypatch.setattr(keras.backend, "backend", lambda: "torch")
+    check_kept(product(), folded=False)
+    check_kept(product(use_bias=True), folded=True)
+    check_kept(product(dtype="float32"), folded=True)
+    monkeypatch.setattr(keras.backend, "backend", lambda: "tensorflow")
+    check_kept(product(), folded=True)
+
+
+@pytest.mark.skipif(keras.backend.backend() != "torch", reason="a fault of Keras on PyTorch")
+def test_keras_on_pytorch_still_gives_float32():
+    model = product()
+    assert model.predict_on_batch(np.ones((1, 3))).dtype == np.float64
+    assert model.layers[0](np.ones((1, 3))).dtype == keras.ops.zeros((), "float32").dtype
