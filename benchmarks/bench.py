@@ -2,6 +2,7 @@
 
     python benchmarks/bench.py                                   all networks
     python benchmarks/bench.py --only MobileNetV2-1.4 --again    one of them, anew
+    KERAS_BACKEND=jax python benchmarks/bench.py                 on another backend of Keras
 
 Each network has a process of its own, in which all ways to run it are timed in turns, see
 `kito/bench.py`: Keras, XLA, a frozen TensorFlow graph, and what Keras exports for ONNX Runtime,
@@ -9,14 +10,16 @@ OpenVINO and LiteRT; and kito's model in the same engines. `kito.predictor` is t
 `kito.predictor(model)` takes for the batch size. The differences are from what Keras answers on
 random pictures, for weights that `randomize` makes.
 
-peak memory   how far the resident memory rises while a way is prepared and first called on the
-              smallest batch; what the ways before it left for reuse is not counted.
+by hand       the function of the engine that was chosen, without what `kito.predictor` checks.
+peak memory   how far the resident memory rises while a way is prepared, and while it is first
+              called, on the smallest batch; what the ways before it left for reuse is not counted.
 share         of the multiply-adds that a product of two large matrices does in a second, the best
               that was measured before any of the networks.
 
 The figures go to benchmarks/results: bench.csv, a row a network, batch size and way, and as tables
-and plots to bench.md, original.md and *.svg; README.md quotes the first of them. A run skips the
-networks that have rows.
+and plots to bench.md, original.md and *.svg; README.md quotes the first of them. On the backends
+JAX and PyTorch, which run on a GPU if there is one, they go to bench_jax.csv, bench_jax.md and so
+on. A run skips the networks that have rows, and goes on after one that fails.
 """
 
 from __future__ import annotations
@@ -38,7 +41,7 @@ import click
 import keras
 import numpy as np
 from bench_pages import CONVERSIONS, write_pages
-from bench_rows import COLUMNS, TABLE, cases
+from bench_rows import BACKEND, COLUMNS, STEM, TABLE, cases
 from machine import machine
 from memory import MEGABYTE, PeakMemory
 from plots import draw_all
@@ -90,6 +93,20 @@ def multiply_adds_a_second() -> float:
     return SIZE**3 / min(times)
 
 
+def accelerator() -> str:
+    """The GPU that Keras computes on, for the line of the machine; empty if that is none."""
+    if BACKEND == "jax":
+        import jax  # noqa: PLC0415 (another backend does without)
+
+        [kind] = {device.device_kind for device in jax.devices()}
+        return "" if kind == "cpu" else f", {kind}"
+    if BACKEND == "torch":
+        import torch  # noqa: PLC0415
+
+        return f", {torch.cuda.get_device_name()}" if torch.cuda.is_available() else ""
+    return ""
+
+
 def build(name: str) -> keras.Model:
     """The network with random weights."""
     keras.utils.set_random_seed(1)
@@ -105,13 +122,14 @@ def measure_here(name: str, seconds: float) -> list[Row]:
     peak_rate = multiply_adds_a_second()
     model = build(name)
     work, _ = kito.explain(model).size["multiply-adds"]
-    memory: dict[tuple[str, bool], int] = {}
+    memory: dict[tuple[str, bool], Row] = {}
 
     @contextlib.contextmanager
-    def around(way: Way) -> Iterator[None]:
+    def around(way: Way, step: str) -> Iterator[None]:
         with PeakMemory() as peak:
             yield
-        memory[way.name, way.optimized] = peak.extra
+        figures = memory.setdefault((way.name, way.optimized), {})
+        figures[f"{step}_mb"] = f"{peak.extra / MEGABYTE:.1f}"
 
     sizes = [size for size in BATCH_SIZES if size < 32 or work <= MOST_FOR_32]
     measured = bench.measure(model, sizes, seconds=seconds, around=around)
@@ -128,10 +146,9 @@ def measure_here(name: str, seconds: float) -> list[Row]:
             "peak_rate": f"{peak_rate:.3e}",
             # Without the folder, which is another one each time.
             "reason": re.sub(r"\S*/kito-\w+/", "", each.reason or ""),
-            "machine": machine("tensorflow"),
+            "machine": machine(BACKEND) + accelerator(),
         }
-        if (each.way, each.optimized) in memory:
-            row["peak_mb"] = f"{memory[each.way, each.optimized] / MEGABYTE:.1f}"
+        row |= memory.get((each.way, each.optimized), {})
         if each.median is not None and each.quartiles is not None:
             low, high = each.quartiles
             row |= {
@@ -151,7 +168,7 @@ def measure(name: str, seconds: float) -> list[Row]:
     command = [sys.executable, __file__, "--here", name, "--seconds", str(seconds)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:
-        raise click.ClickException(f"{name}:\n{done.stderr}")
+        raise click.ClickException(done.stderr)
     rows: list[Row] = json.loads(done.stdout.splitlines()[-1])
     return rows
 
@@ -167,8 +184,9 @@ def put(rows: list[Row], name: str) -> None:
 def publish() -> None:
     """Write the pages and the plots, and quote the first table in the README."""
     write_pages()
-    draw_all(cases(read(TABLE)), read(CONVERSIONS))
-    quote()
+    if STEM == "bench":
+        draw_all(cases(read(TABLE)), read(CONVERSIONS))
+        quote()
 
 
 @click.command(help=__doc__.split("\n", 1)[0])
@@ -184,12 +202,19 @@ def main(
     if here:
         click.echo(json.dumps(measure_here(here, seconds)))
         return
+    failed = []
     for index, name in enumerate(names := only or tuple(BUILDERS)):
         if page_only or (not again and any(row["network"] == name for row in read(TABLE))):
             continue
         click.echo(f"{index + 1} of {len(names)}: {name} ...")
-        put(measure(name, seconds), name)
+        try:
+            put(measure(name, seconds), name)
+        except click.ClickException as error:
+            click.echo(f"{name}:\n{error}", err=True)
+            failed.append(name)
     publish()
+    if failed:
+        raise click.ClickException(f"not measured: {', '.join(failed)}")
 
 
 if __name__ == "__main__":

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from bench_rows import TABLE, Case, cases, ratio, share
+from bench_rows import STEM, TABLE, Case, cases, ratio, share
 from machine import machines
 from rows import RESULTS, Row, read, table
 
-PAGE = RESULTS / "bench.md"
+PAGE = RESULTS / f"{STEM}.md"
 ORIGINAL_PAGE = RESULTS / "original.md"
 CONVERSIONS = RESULTS / "networks.csv"
 HEADLINE = (
@@ -51,6 +51,31 @@ def by_way(rows: list[Row], column: str) -> str:
         cells = [found.get((network, *way)) for way in ways]
         lines.append([network, *(f"{float(cell):.1f}" if cell else "-" for cell in cells)])
     return table(["network", *(f"{way}, {model}" for way, model in ways)], lines)
+
+
+def one_image(all_cases: list[Case]) -> str:
+    """What a call costs besides the engine's own work."""
+    lines = [
+        [
+            case.network,
+            f"{float(case.predict['ms']):.2f}",
+            f"{float(case.predictor['ms']):.2f}",
+            f"{float(case.by_hand['ms']):.2f}",
+            f"{ratio(case.predict, case.predictor):.1f} x",
+            f"{ratio(case.predictor, case.by_hand):.3f}",
+        ]
+        for case in all_cases
+        if case.batch == "1" and case.predict and case.by_hand
+    ]
+    headings = (
+        "network",
+        "model.predict, ms",
+        "predictor(x), ms",
+        "its engine by hand, ms",
+        "faster than model.predict",
+        "as a multiple of by hand",
+    )
+    return table(headings, lines)
 
 
 def left_out(rows: list[Row]) -> str:
@@ -107,19 +132,25 @@ def page(rows: list[Row]) -> str:
         "Made by `nox -s bench`; what is measured is said in [bench.py](../bench.py). Times are "
         "medians, in milliseconds a batch, of runs in turns in one process. Ratios above 1 are "
         "gains; what computes in bfloat16 counts for none.",
-        "![Times of a batch, with their spread](bars.svg)",
-        "![Time against batch](batches.svg)",
     ]
+    if STEM == "bench":
+        parts += [
+            "![Times of a batch, with their spread](bars.svg)",
+            "![Time against batch](batches.svg)",
+        ]
     for batch in batches:
         parts += [f"## Batches of {batch}", headline(all_cases, batch)]
+    parts += ["## One image", one_image(all_cases)]
     for batch in batches:
         these = [row for row in rows if row["batch"] == batch]
         parts += [f"## All ways, batches of {batch}", by_way(these, "ms")]
     parts += [
         "## Work and differences, batches of 8",
         details(all_cases, "8"),
-        "## Peak memory, MB",
-        by_way(rows, "peak_mb"),
+        "## Peak memory of preparing, MB",
+        by_way(rows, "prepare_mb"),
+        "## Peak memory of the first call, MB",
+        by_way(rows, "run_mb"),
         "## Left out",
         left_out(rows),
         machines(rows),
@@ -182,4 +213,5 @@ def write_pages() -> None:
     """Write the pages anew, from the result files."""
     rows = read(TABLE)
     PAGE.write_text(page(rows))
-    ORIGINAL_PAGE.write_text(original_page(rows, read(CONVERSIONS)))
+    if STEM == "bench":
+        ORIGINAL_PAGE.write_text(original_page(rows, read(CONVERSIONS)))

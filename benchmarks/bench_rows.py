@@ -5,12 +5,16 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+import keras
 from rows import RESULTS, Row
 
-from kito.bench import PREDICTOR
-from kito.ways import KERAS
+from kito.bench import BY_HAND, PREDICTOR
+from kito.ways import KERAS, PREDICT
 
-TABLE = RESULTS / "bench.csv"
+# What is measured on another backend of Keras has a table and a page of its own.
+BACKEND = keras.backend.backend()
+STEM = "bench" if BACKEND == "tensorflow" else f"bench_{BACKEND}"
+TABLE = RESULTS / f"{STEM}.csv"
 COLUMNS = (
     "network",
     "batch",
@@ -24,7 +28,8 @@ COLUMNS = (
     "high_ms",
     "multiply_adds",
     "peak_rate",
-    "peak_mb",
+    "prepare_mb",
+    "run_mb",
     "difference",
     "mean_difference",
     "reason",
@@ -41,6 +46,8 @@ class Case:
         peer: the fastest way to run it as it is.
         kito: kito's model in `predict_on_batch`.
         predictor: what `kito.predictor` chose.
+        by_hand: the engine of that, called by hand; None if that was not timed.
+        predict: `model.predict` of the network as it is; None likewise.
     """
 
     network: str
@@ -49,6 +56,8 @@ class Case:
     peer: Row
     kito: Row
     predictor: Row
+    by_hand: Row | None
+    predict: Row | None
 
 
 def cases(rows: Iterable[Row]) -> list[Case]:
@@ -69,6 +78,8 @@ def cases(rows: Iterable[Row]) -> list[Case]:
                 min(sources, key=lambda row: float(row["ms"])),
                 ways[KERAS, "kito"],
                 ways[PREDICTOR, "kito"],
+                ways.get((BY_HAND, "kito")),
+                ways.get((PREDICT, "source")),
             )
         )
     return found

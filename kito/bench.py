@@ -28,9 +28,14 @@ SECONDS = 10.0
 LEAST = 5
 # Times as slow as Keras, that is, and not worth the time that it would take on larger batches.
 HOPELESS = 10
-# Of the time that a batch size gets, what the choice of `kito.predictor` may take.
-CHOOSING = 0.2
+# Of the time that a batch size gets: what the choice of `kito.predictor` takes, and the turns of
+# all ways.
+CHOOSING = 0.3
+ALL = 0.2
+# So near the fastest without kito, a way is timed as often as that.
+NEAR = 1.1
 PREDICTOR = "kito.predictor"
+BY_HAND = "its engine by hand"
 
 
 @dataclass(frozen=True)
@@ -46,7 +51,7 @@ class Timing:
         difference: the largest difference from what Keras answers, as a part of its largest answer.
         mean_difference: the mean difference, as a part of the same.
         reason: why it could not run.
-        chosen: the engine that `kito.predictor` chose.
+        chosen: the engine that `kito.predictor` chose, of its row and of the one by hand.
     """
 
     way: str
@@ -122,8 +127,8 @@ def _line(timing: Timing, base: float | None) -> tuple[str, ...]:
     )
 
 
-# Runs while a way is prepared and first called.
-Around = Callable[[Way], AbstractContextManager[object]]
+# Surrounds what a way does first: "prepare", and then "run".
+Around = Callable[[Way, str], AbstractContextManager[object]]
 
 
 def measure(
@@ -131,11 +136,15 @@ def measure(
     batch_sizes: Sequence[int] = BATCH_SIZES,
     *,
     seconds: float = SECONDS,
-    around: Around = lambda way: nullcontext(),
+    around: Around = lambda way, step: nullcontext(),
 ) -> Bench:
     """Time all ways to run a model in turns, in one process.
 
-    Each way runs once on a batch size before it is timed there, for that may compile something.
+    Each way runs once on a batch size before it is timed there, for that may compile something. All
+    take a few turns; then Keras, what is the fastest without kito or near it, and `kito.predictor`
+    take many, for these are compared. The engine of the latter is also called by hand, on arrays
+    that fit.
+
     ONNX Runtime's threads do not spin after a run, and OpenVINO computes in float32 where its row
     does not say otherwise. What takes more than ten times as long as Keras on the first batch size
     is not timed on the others.
@@ -144,7 +153,7 @@ def measure(
         model: a trained Keras 3 model; it is not changed.
         batch_sizes: of the random batches.
         seconds: for each batch size; every way is timed five times in any case.
-        around: a context in which a way is prepared and called for the first time.
+        around: contexts in which a way is prepared, and called for the first time.
 
     Raises:
         InputError: the model can't be used.
@@ -156,8 +165,9 @@ def measure(
     reasons: dict[Way, str] = {}
     for way in track(ways(model, fast, reference), "preparing"):
         try:
-            with around(way):
+            with around(way, "prepare"):
                 run = way.prepare()
+            with around(way, "run"):
                 run(small)
         except Exception as error:  # each package says in its own way that it can't
             reasons[way] = f"{type(error).__name__}: {first_line(error)}"
@@ -195,12 +205,18 @@ def _timed(
         {name: partial(run, batch) for name, run in predictors.items()}, CHOOSING * seconds
     )
     chosen = min(times, key=lambda name: times[name])
-    auto = Way(PREDICTOR, True, True, lambda: predictors[chosen])
-    runs: dict[Way, Run] = {**ready, auto: predictors[chosen]}
-    measured = in_turns({way: partial(run, batch) for way, run in runs.items()}, seconds, LEAST)
+    predictor = predictors[chosen]
+    auto = Way(PREDICTOR, True, True, lambda: predictor)
+    by_hand = Way(BY_HAND, True, True, lambda: predictor.run)
+    runs = {way: partial(run, batch) for way, run in {**ready, auto: predictor}.items()}
+    runs[by_hand] = partial(predictor.run, predictor.signature.flatten(batch))
+    measured = in_turns(runs, ALL * seconds, LEAST)
+    compared = {way: runs[way] for way in (*_fastest(measured), auto, by_hand)}
+    for way, more in in_turns(compared, (1 - ALL - CHOOSING) * seconds).items():
+        measured[way] += more
     timings = []
     for way, run in runs.items():
-        largest, mean = _apart(expected, keras.tree.flatten(run(batch)))
+        largest, mean = _apart(expected, keras.tree.flatten(run()))
         timings.append(
             Timing(
                 way.name,
@@ -210,10 +226,17 @@ def _timed(
                 tuple(measured[way]),
                 largest,
                 mean,
-                chosen=chosen if way is auto else None,
+                chosen=chosen if way in (auto, by_hand) else None,
             )
         )
     return timings
+
+
+def _fastest(measured: Mapping[Way, Sequence[float]]) -> list[Way]:
+    """Keras, and what runs the model as it is faster than all, or nearly so."""
+    sources = [way for way in measured if way.exact and not way.optimized]
+    near = NEAR * min(median(measured[way]) for way in sources)
+    return [way for way in sources if way.name == KERAS or median(measured[way]) <= near]
 
 
 def _apart(expected: list[Any], answer: list[Any]) -> tuple[float, float]:

@@ -35,6 +35,8 @@ class Predictor:
         precision: "bfloat16", "float16", or None for the model's own.
         signature: the inputs and outputs, with their names, shapes and dtypes.
         choice: the engines that were tried.
+        run: the engine's own function, from the list of inputs to that of outputs. It checks and
+            converts nothing.
     """
 
     def __init__(
@@ -50,7 +52,7 @@ class Predictor:
         self.precision = precision
         self.signature = signature
         self.choice = choice
-        self._run = run
+        self.run = run
         self._write = write
 
     def __call__(self, inputs: Any) -> Any:
@@ -125,10 +127,10 @@ class Predictor:
             number = len(arrays[0])
             missing = (fixed or max(number, 1)) - number
         if not missing:
-            return self._run(arrays)
+            return self.run(arrays)
         if missing < 0:
             raise InputError(f"there is a batch of {number} samples; the model takes {fixed}")
-        outputs = self._run([_filled(array, missing) for array in arrays])
+        outputs = self.run([_filled(array, missing) for array in arrays])
         return [output[:number] for output in outputs]
 
 

@@ -88,7 +88,13 @@ class Signature:
         return arrays
 
     def pack(self, arrays: Sequence[Array]) -> Any:
-        """Output arrays in the structure that the model returns, in its dtypes."""
+        """Output arrays in the structure that the model returns, in its dtypes.
+
+        Raises:
+            ValueError: there are not as many as the model returns.
+        """
+        if len(arrays) != len(self.outputs):
+            raise ValueError(f"there are {len(arrays)} outputs, the model has {len(self.outputs)}")
         converted = [
             np.asarray(array, each.numpy_dtype)
             for array, each in zip(arrays, self.outputs, strict=True)

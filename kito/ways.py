@@ -83,7 +83,10 @@ def ways(model: keras.Model, fast: Fast, reference: Reference) -> list[Way]:
         Way(PREDICT, False, True, lambda: partial(model.predict, verbose=0)),
     ]
     if keras.backend.backend() == "tensorflow":
-        found.append(Way(XLA, False, True, partial(compiled, model)))
+        found += [
+            Way(XLA, False, True, partial(compiled, model)),
+            Way(XLA, True, True, lambda: compiled(fast("tensorflow", None))),
+        ]
     for name, registered in engines().items():
         engine = registered.engine
         if engine.lacks_to_save():

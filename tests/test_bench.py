@@ -1,6 +1,8 @@
 """Timing a model in all that can run it."""
 
 import json
+from contextlib import nullcontext
+from statistics import median
 
 import keras
 import numpy as np
@@ -9,7 +11,7 @@ from click.testing import CliRunner
 from keras import layers
 
 from kito import bench
-from kito.bench import PREDICTOR, measure
+from kito.bench import BY_HAND, PREDICTOR, measure
 from kito.cli import main
 from kito.testing import randomize
 from kito.turns import in_turns
@@ -52,10 +54,33 @@ def test_what_ran_gave_the_answers_of_keras_and_the_rest_has_a_reason(measured):
 
 def test_the_predictor_is_one_of_kitos_engines(measured):
     for each in measured.timings:
-        assert (each.chosen is not None) == (each.way == PREDICTOR)
+        assert (each.chosen is not None) == (each.way in (PREDICTOR, BY_HAND))
         if each.chosen:
             same = [t for t in measured.timings if (t.way, t.optimized) == (each.chosen, True)]
             assert same
+
+
+def test_what_is_compared_takes_more_turns(measured):
+    for size in (1, 3):
+        these = {(e.way, e.optimized): e for e in measured.timings if e.batch_size == size}
+        most = max(len(each.seconds) for each in these.values())
+        sources = [e for e in these.values() if e.exact and not e.optimized and e.seconds]
+        fastest = min(sources, key=lambda each: median(each.seconds[: bench.LEAST]))
+        compared = [these[KERAS, False], these[PREDICTOR, True], these[BY_HAND, True], fastest]
+        assert {len(each.seconds) for each in compared} == {most}
+        assert min(len(each.seconds) for each in these.values() if each.seconds) < most
+
+
+def test_what_a_way_does_first_is_surrounded():
+    seen = []
+
+    def around(way, step):
+        seen.append((way.name, way.optimized, step))
+        return nullcontext()
+
+    timings = measure(network(), (2,), seconds=0.01, around=around).timings
+    ran = {(each.way, each.optimized) for each in timings if each.seconds and not each.chosen}
+    assert {(name, optimized) for name, optimized, step in seen if step == "run"} >= ran
 
 
 def test_the_tables_have_the_fastest_first(measured):

@@ -164,12 +164,15 @@ def test_timing_goes_in_turns_and_ends_in_time():
 
         return run
 
-    times = selection.medians({"a": run("a", 1), "b": run("b", 2)}, 10, lambda: clock[0])
-    assert times == {"a": 1, "b": 2}
-    # Once to warm up; then four turns of three seconds.
-    assert order[:2] == ["a", "b"]
-    assert [sorted(order[start : start + 2]) for start in range(2, 10, 2)] == [["a", "b"]] * 4
-    assert len(order) == 10
+    runs = {"a": run("a", 10), "b": run("b", 11), "c": run("c", 20)}
+    assert selection.medians(runs, 500, lambda: clock[0]) == {"a": 10, "b": 11, "c": 20}
+    # Once to warm up; five turns of 41 seconds; and 15 of 21 without the slow one, warmed up too.
+    assert order[:3] == ["a", "b", "c"]
+    turns = [order[start : start + 3] for start in range(3, 18, 3)]
+    assert [sorted(turn) for turn in turns] == [["a", "b", "c"]] * 5
+    turns = [order[start : start + 2] for start in range(18, 50, 2)]
+    assert [sorted(turn) for turn in turns] == [["a", "b"]] * 16
+    assert len(order) == 50
     order.clear()
     assert selection.medians({"a": run("a", 100), "b": run("b", 1)}, 10, lambda: clock[0])
     assert sorted(order) == ["a", "a", "b", "b"]

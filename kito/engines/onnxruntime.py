@@ -13,7 +13,7 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING
 
-from kito.engines.engine import Engine, Run
+from kito.engines.engine import Arrays, Engine, Run
 from kito.engines.freezing import frozen
 
 if TYPE_CHECKING:
@@ -58,4 +58,13 @@ class OnnxRuntimeEngine(Engine):
             os.path.join(folder, FILE), options, providers=["CPUExecutionProvider"]
         )
         names = [each.name for each in session.get_inputs()]
-        return lambda arrays: list(session.run(None, dict(zip(names, arrays, strict=True))))
+
+        def run(arrays: Arrays) -> Arrays:
+            if len(arrays) != len(names):
+                raise ValueError(
+                    f"the file has {len(names)} inputs ({', '.join(names)}), the model has "
+                    f"{len(arrays)}"
+                )
+            return list(session.run(None, dict(zip(names, arrays, strict=True))))
+
+        return run
