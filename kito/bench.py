@@ -208,7 +208,8 @@ def _timed(
     predictor = predictors[chosen]
     auto = Way(PREDICTOR, True, True, lambda: predictor)
     by_hand = Way(BY_HAND, True, True, lambda: predictor.run)
-    runs = {way: partial(run, batch) for way, run in {**ready, auto: predictor}.items()}
+    every: dict[Way, Run] = {**ready, auto: predictor}
+    runs = {way: partial(run, batch) for way, run in every.items()}
     runs[by_hand] = partial(predictor.run, predictor.signature.flatten(batch))
     measured = in_turns(runs, ALL * seconds, LEAST)
     compared = {way: runs[way] for way in (*_fastest(measured), auto, by_hand)}
