@@ -223,6 +223,31 @@ def bench(session: nox.Session) -> None:
 
 
 @nox.session
+@nox.parametrize("backend", ["jax", "torch"])
+def bench_gpu(session: nox.Session, backend: str) -> None:
+    """Time the same networks on JAX or PyTorch, on the GPU if there is one; an hour or two.
+
+    Arguments go to the script, as for `bench`: `nox -s "bench_gpu(backend='jax')"`.
+    """
+    session.install(".", *group("bench"), "jax[cuda12]" if backend == "jax" else backend)
+    env = {**QUIET, "KERAS_BACKEND": backend}
+    session.run("python", "benchmarks/bench.py", *session.posargs, env=env)
+
+
+@nox.session(python="3.11")  # the last one that the last Keras 2 installs on
+@nox.parametrize("keras", ["2", "3"])
+def peers(session: nox.Session, keras: str) -> None:
+    """Let other tools fold the networks, in the Keras that they are for and in today's; an hour.
+
+    Arguments go to the script: `nox -s peers -- --tool kecam --only ResNet50`.
+    """
+    libraries = ["tensorflow==2.15.*"] if keras == "2" else PROJECT["project"]["dependencies"]
+    # The original KITO has the name of this package, which is not installed here.
+    session.install(*libraries, "kito==1.0.5", "keras-cv-attention-models==1.4.3")
+    session.run("python", "benchmarks/peers.py", *session.posargs, env=QUIET)
+
+
+@nox.session
 def conversion(session: nox.Session) -> None:
     """Measure the conversion of real networks, and write the figures to benchmarks/results.
 

@@ -342,8 +342,8 @@ def randomize(model: keras.Model, seed: int = 0) -> None:
             setattr(layer, attribute, value)
 
     for norm in norms:
-        mean = keras.ops.convert_to_numpy(norm.moving_mean).astype("float64")
-        variance = keras.ops.convert_to_numpy(norm.moving_variance).astype("float64")
+        mean = np.asarray(norm.moving_mean, "float64")
+        variance = np.asarray(norm.moving_variance, "float64")
         power = np.mean(variance + mean**2)
         norm.moving_mean.assign(rng.normal(0, 0.5, mean.shape) * np.sqrt(power))
         norm.moving_variance.assign(1.25 * power * rng.uniform(0.5, 2.0, variance.shape))
