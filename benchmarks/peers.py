@@ -144,7 +144,7 @@ def measure(tool: str, name: str) -> Row:
     except subprocess.TimeoutExpired:
         return row | {"problem": f"not done in {MOST_SECONDS // 60} minutes"}
     if done.returncode:
-        return row | {"problem": done.stderr.strip().splitlines()[-1][:200]}
+        return row | {"problem": done.stderr.strip().splitlines()[-1].split(". ")[0]}
     return row | json.loads(done.stdout.splitlines()[-1])
 
 
@@ -176,8 +176,13 @@ def page(rows: list[Row]) -> str:
         parts.append(f"## {tool} on Keras {version}")
         if done := [row for row in these if not row["problem"]]:
             parts.append(table(HEADINGS, map(line, done)))
-        if failed := [(row["network"], row["problem"]) for row in these if row["problem"]]:
-            parts.append(table(("network", "problem"), failed, left=2))
+        problems: dict[str, list[str]] = {}
+        for row in these:
+            if row["problem"]:
+                problems.setdefault(row["problem"], []).append(row["network"])
+        if problems:
+            lines = [(problem, ", ".join(names)) for problem, names in problems.items()]
+            parts.append(table(("problem", "networks"), lines, left=2))
         parts.append(machines(these))
     return "\n\n".join(parts) + "\n"
 
