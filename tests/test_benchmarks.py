@@ -36,6 +36,12 @@ def test_the_page_is_made_of_the_rows(benchmark):
     assert benchmark["PAGE"].read_text() == benchmark["page"](rows)
 
 
+def test_the_page_of_other_tools_is_made_of_the_rows():
+    peers = runpy.run_path(str(BENCHMARKS / "peers.py"))
+    rows = peers["read"](peers["TABLE"])
+    assert peers["PAGE"].read_text() == peers["page"](rows)
+
+
 def test_a_cell_says_what_came_out_and_whether_the_rule_is_a_default(benchmark):
     cell = benchmark["cell"]
     row = {"outcome": "measured", "ratio": "1.234"}
