@@ -311,7 +311,7 @@ class _Rewriter:
             yield graph, reader
         if node.id in graph.output_ids:
             for layer in self.owners.get(graph, ()):
-                for outer, node_id in self.calls[layer]:
+                for outer, node_id in self.calls.get(layer, ()):
                     yield from self.readers(outer, outer[node_id])
 
     def check_name(self, sites: list[_Site]) -> None:
@@ -380,9 +380,12 @@ class _Rewriter:
             self.count(rule, each)
             # The layers of the first site are those of all.
             self.splice(each, dict(zip(each.layers, names, strict=True)))
-        for layer in old:  # what is called once need not be copied
-            if len(self.calls[layer]) == 1:
-                [(graph, node_id)] = self.calls[layer]
+        for layer in old:
+            calls = self.calls[layer]
+            if not calls:
+                del self.calls[layer]  # and with it the weights that an earlier rewrite gave it
+            elif len(calls) == 1:  # what is called once need not be copied
+                [(graph, node_id)] = calls
                 for node in (graph[node_id], *graph.readers(node_id)):
                     self.enqueue(graph, node.id)
         new = [layer for layer in names if layer not in old]
