@@ -19,14 +19,19 @@ NEAREST = {
     layers.Conv1D: "grouped_depthwise",
     layers.Conv2D: "grouped_depthwise",
     layers.Conv3D: "grouped_blocks",
+    layers.GroupNormalization: "conv_batchnorm",
     layers.LayerNormalization: "layer_normalization_dense",
     layers.Normalization: "affine_linear",
     layers.Rescaling: "affine_linear",
+    layers.RMSNormalization: "conv_batchnorm",
     layers.SpectralNormalization: "spectral_normalization",
+    layers.UnitNormalization: "conv_batchnorm",
     layers.ZeroPadding1D: "padding_conv",
     layers.ZeroPadding2D: "padding_conv",
     layers.ZeroPadding3D: "padding_conv",
 }
+# Those whose scale depends on what they read.
+BY_INPUT = (layers.GroupNormalization, layers.RMSNormalization, layers.UnitNormalization)
 
 
 def unexplained(
@@ -43,7 +48,8 @@ def unexplained(
         if rule is None or rule not in rules or node.layer.name in explained:
             continue
         if _would_go(node):
-            yield Declined(rule, (node.layer.name,), path, _surroundings(graph, node))
+            reason = _by_input(node) if node.layer.cls in BY_INPUT else _surroundings(graph, node)
+            yield Declined(rule, (node.layer.name,), path, reason)
 
 
 def _would_go(node: Node) -> bool:
@@ -51,6 +57,13 @@ def _would_go(node: Node) -> bool:
     if cls in (layers.Conv1D, layers.Conv2D, layers.Conv3D):
         return bool(config["groups"] > 1)
     return cls is not layers.LayerNormalization or bool(config["scale"] or config["center"])
+
+
+def _by_input(node: Node) -> str:
+    return (
+        f"{node.layer.name} ({node.layer.cls.__name__}) divides by a statistic of each input, so "
+        "it is no constant scale and shift that another layer could take in"
+    )
 
 
 def _surroundings(graph: Graph, node: Node) -> str:

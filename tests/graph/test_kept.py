@@ -135,3 +135,13 @@ def test_published_figures():
     model = keras.applications.MobileNetV2(weights=None)
     before, after = kito.explain(model).size["multiply-adds"]
     assert before == after == pytest.approx(300e6, rel=0.01)  # arXiv:1801.04381, table 4
+
+
+@pytest.mark.parametrize(
+    "layer", [layers.GroupNormalization(4), layers.RMSNormalization(), layers.UnitNormalization()]
+)
+def test_a_normalization_by_a_statistic_of_the_input(layer):
+    model = keras.Sequential([keras.Input((6, 6, 8)), layers.Conv2D(8, 3), layer])
+    [kept] = kito.explain(model).unmatched
+    assert (kept.rule, kept.layers) == ("conv_batchnorm", (layer.name,))
+    assert "divides by a statistic of each input" in kept.reason
