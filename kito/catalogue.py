@@ -102,7 +102,7 @@ def _use(rule: Mapping[str, Any]) -> str:
     name, distribution = rule["name"], rule["origin"].split(" ")[0]
     added = f'[*plugins.select(None), "{name}"]'
     left_out = f'[rule for rule in plugins.select(None) if rule.name != "{name}"]'
-    lines = ["```python", "from kito import plugins", ""]
+    lines = ["```python", "import kito", "from kito import plugins", ""]
     lines += [f'kito.optimize(model, rules=["{name}"])  # this rule alone']
     if len(rule["default"]) < len(TARGETS):
         lines += [f"kito.optimize(model, rules={added})  # with the default rules"]

@@ -1,14 +1,17 @@
 """What `kito rules` and `kito rule NAME` show, and the reasons that are read from the code."""
 
+import ast
+import fnmatch
 import json
 import re
+from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
 from keras.layers import Conv2D
 
 import kito
-from kito import catalogue, chain, plugins, rule
+from kito import catalogue, chain, plugins, rule, rules
 from kito.cli import main
 from kito.definition import TARGETS
 from kito.reasons import reasons
@@ -37,6 +40,22 @@ def check_again(conv):
 TABLE = {Conv2D: check_twice}
 
 
+class Size:
+    """What a rule may ask by a method, with a text of its own."""
+
+    def __init__(self, conv):
+        self.name = conv.name
+
+    def check(self, what):
+        raise kito.Decline(f"{self.name} has no {what}, but {what.upper()}")
+
+
+def no_reason(conv):
+    if conv.use_bias:
+        return "is not said, as nothing is declined with it"
+    return None
+
+
 @rule(chain(conv=Conv2D), default=("onnx", "jax"))
 def with_helpers(conv):
     """Do nothing.
@@ -46,13 +65,20 @@ def with_helpers(conv):
     if conv.use_bias:
         raise kito.Decline("no: " + conv.name)
     if conv.groups > 1:
-        raise kito.Decline(reason_of(conv))
+        raise kito.Decline(reason_of(conv, "groups"))
+    if obstacle := reason_of(conv, "holes"):
+        raise kito.Decline(obstacle)
+    size = Size(conv)
+    size.check("width")
+    no_reason(conv)
     TABLE[conv.layer.cls](conv)
     return conv.layer
 
 
-def reason_of(conv):
-    return f"{conv.name} has groups"
+def reason_of(conv, what):
+    if conv.strides:
+        return f"{conv.name} has {what}"
+    return None
 
 
 def test_reasons_are_those_of_the_rule_and_of_what_it_calls():
@@ -64,7 +90,34 @@ def test_reasons_are_those_of_the_rule_and_of_what_it_calls():
 
 
 def test_a_reason_that_is_put_together_is_shown_as_code_or_not_at_all():
-    assert reasons(with_helpers.function) == ["`conv` has more than 3 filters"]
+    assert reasons(with_helpers.function) == [
+        "`conv` has groups",
+        "`conv` has holes",
+        "`size` has no width, but `what.upper()`",
+        "`conv` has more than 3 filters",
+    ]
+
+
+def test_every_reason_of_the_built_in_rules_is_shown():
+    shown = {
+        reason
+        for each in plugins.registry().values()
+        for reason in reasons(each.rule.function)
+        if each.origin.startswith("kito ")
+    }
+    sources = [*Path(rules.__file__).parent.glob("*.py")]
+    written = [text for source in sources for text in declines(source.read_text())]
+    assert len(written) > 50
+    assert [text for text in written if not fnmatch.filter(shown, text)] == []
+
+
+def declines(source):
+    """The reasons in a file, with an asterisk for what is put in."""
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Call) and getattr(node.func, "id", None) == "Decline":
+            [message] = node.args
+            parts = message.values if isinstance(message, ast.JoinedStr) else [message]
+            yield "".join(part.value if isinstance(part, ast.Constant) else "*" for part in parts)
 
 
 def test_tables_of_functions_and_functions_of_modules_are_looked_into():

@@ -13,7 +13,6 @@ import outside
 import pytest
 import recipes
 
-import kito
 from kito import plugins
 from kito.cli import main
 from kito.definition import TARGETS
@@ -146,7 +145,7 @@ def test_what_a_recipe_says_of_its_use_runs(rule):
     [code] = [
         found for found in FENCE.finditer(recipes.facts(rule)) if found["language"] == "python"
     ]
-    exec(code["code"], {"kito": kito, "model": any_model()})
+    exec(code["code"], {"model": any_model()})
 
 
 def test_index_of_the_recipes_has_each_in_a_family_and_under_each_target():
