@@ -1,11 +1,15 @@
 """Every test starts with Keras' own defaults, and in float64 where it does not say otherwise."""
 
 import os
+import sys
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 import keras
 import pytest
+
+# Keras exports with OpenVINO too, whose telemetry would fork this process (kito.engines.openvino).
+sys.modules["openvino_telemetry"] = None
 
 
 @pytest.fixture(autouse=True)

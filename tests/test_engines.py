@@ -187,3 +187,18 @@ def test_a_number_of_threads(name):
     else:
         answer = kito.predictor(model, name, threads=1)(data)
         assert_same(answer, model.predict_on_batch(data))
+
+
+WITHOUT_TELEMETRY = """
+import sys, threading
+from kito.engines.openvino import package
+
+package().convert_model
+assert threading.active_count() == 1
+assert "openvino_telemetry" not in sys.modules
+"""
+
+
+@pytest.mark.skipif("openvino" not in READY, reason="OpenVINO is not installed")
+def test_openvino_sends_nothing():
+    subprocess.run([sys.executable, "-c", WITHOUT_TELEMETRY], check=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 import tempfile
 import threading
 from typing import TYPE_CHECKING, Any
@@ -16,6 +17,25 @@ if TYPE_CHECKING:
 FILE = "model.xml"
 # What it computes in by itself would be bfloat16 on processors that have it.
 PRECISIONS = {None: "f32", "bfloat16": "bf16", "float16": "f16"}
+TELEMETRY = "openvino_telemetry"
+
+
+def package() -> Any:
+    """OpenVINO without its telemetry, unless this process has imported that already.
+
+    For each message to its makers the telemetry forks the process, whatever threads TensorFlow runs
+    in it. The copies may crash or hang, and where nothing can be reached, the process waits for
+    them at its end. OpenVINO takes a stand-in that does nothing where the package is missing.
+    """
+    known = TELEMETRY in sys.modules
+    if not known:
+        sys.modules[TELEMETRY] = None  # type: ignore[assignment]  # as if it were not installed
+    try:
+        import openvino
+    finally:
+        if not known:
+            del sys.modules[TELEMETRY]
+    return openvino
 
 
 class OpenVINOEngine(Engine):
@@ -30,8 +50,7 @@ class OpenVINOEngine(Engine):
 
     def save(self, model: keras.Model, folder: str, precision: str | None) -> None:
         """Write what OpenVINO makes of the frozen graph."""
-        import openvino
-
+        openvino = package()
         graph = frozen(model)
         with tempfile.TemporaryDirectory() as temporary:
             # Of a file, OpenVINO reads the functions in the graph as well.
@@ -44,8 +63,7 @@ class OpenVINOEngine(Engine):
 
     def load(self, folder: str, precision: str | None, threads: int | None) -> Run:
         """Compile the model, and give each thread a request of its own."""
-        import openvino
-
+        openvino = package()
         settings: dict[str, Any] = {"INFERENCE_PRECISION_HINT": PRECISIONS[precision]}
         if threads is not None:
             settings["INFERENCE_NUM_THREADS"] = threads
