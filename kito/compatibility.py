@@ -36,6 +36,10 @@ def check_version(distribution: metadata.Distribution | None) -> None:
         if not requirement.specifier.contains(version, prereleases=True):
             raise PluginError(
                 f"it is made for {KITO}{requirement.specifier}, and this is {KITO} {version}. "
-                "Install versions that go together: "
-                f"pip install --upgrade {KITO} {distribution.name}"
+                f"{remedy(distribution.name)}"
             )
+
+
+def remedy(name: str) -> str:
+    """What to do about a distribution that is made for another version of kito."""
+    return f"Install versions that go together: pip install --upgrade {KITO} {name}"

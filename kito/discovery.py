@@ -15,7 +15,7 @@ import pluggy
 from packaging.utils import canonicalize_name
 
 from kito import hookspecs
-from kito.compatibility import KITO, check_version
+from kito.compatibility import KITO, check_version, remedy
 from kito.engines.engine import Engine
 from kito.errors import InputError, PluginError
 from kito.hookspecs import ENGINES_GROUP, HOOKS, SWITCHED_OFF
@@ -39,6 +39,10 @@ def manager(group: str) -> pluggy.PluginManager:
         try:
             check_version(entry_point.dist)
             _register(plugins, entry_point.load(), _plugin_name(entry_point), HOOKS[group])
+        except pluggy.PluginValidationError as error:
+            mismatch = f"its hooks are not those of {KITO} {metadata.version(KITO)}: {error}."
+            name = _origin(entry_point).split(" ")[0]
+            _leave_out(_plugin_name(entry_point), PluginError(f"{mismatch} {remedy(name)}"))
         except Exception as error:
             _leave_out(_plugin_name(entry_point), error)
     return plugins
@@ -78,7 +82,7 @@ def _leave_out(plugin_name: str, error: Exception) -> None:
     why = str(error) if isinstance(error, PluginError) else f"{type(error).__name__}: {error}"
     why = " ".join(why.split()).rstrip(".")
     warnings.warn(
-        f"the kito plugin {plugin_name} is left out: {why}. Repair, uninstall, or "
+        f"the kito plugin {plugin_name} is left out: {why}. Repair it, uninstall it, or "
         f"switch it off: {SWITCHED_OFF}={_origin_of(plugin_name).split(' ')[0]}.",
         stacklevel=3,
     )
@@ -121,7 +125,10 @@ def registered(group: str, cls: type[Thing], what: str) -> dict[str, tuple[Thing
             continue
         for each in things:
             if not isinstance(each, cls):
-                raise PluginError(f"{origin} registers {each!r}, which is not a kito {what}")
+                raise PluginError(
+                    f"{origin} registers {each!r}, which is not a kito {what}. Repair it, or "
+                    f"switch the plugin off: {SWITCHED_OFF}={origin.split(' ')[0]}."
+                )
             if each.name in found:
                 raise PluginError(_clash(what, each.name, found[each.name][1], origin))
             found[each.name] = (each, origin)

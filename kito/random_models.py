@@ -1,4 +1,4 @@
-"""Random Keras models, for property-based tests of rules: `pip install kito[testing]`.
+"""Random Keras models, for property-based tests of rules: `pip install 'kito[testing]'`.
 
     @given(models())
     def test_any_model(model):

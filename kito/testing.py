@@ -4,7 +4,7 @@
         model = keras.Sequential([keras.Input((8, 8, 3)), Conv2D(4, 3), BatchNormalization()])
         check_rewrites(model, [conv_batchnorm], times=1)
 
-With `pip install kito[testing]`, `validate(conv_batchnorm)` draws models by itself, and
+With `pip install 'kito[testing]'`, `validate(conv_batchnorm)` draws models by itself, and
 `kito.random_models` those of every kind.
 
 Differences are measured against the largest output. The bounds are for small models: some ten
@@ -53,7 +53,7 @@ def __getattr__(name: str) -> object:
         try:
             return getattr(import_module("kito.validation"), name)
         except ModuleNotFoundError as error:
-            raise ImportError(f"{name} needs hypothesis: pip install kito[testing]") from error
+            raise ImportError(f"{name} needs hypothesis: pip install 'kito[testing]'") from error
     raise AttributeError(f"module 'kito.testing' has no attribute '{name}'")
 
 

@@ -15,6 +15,8 @@ from kito.rules.dense import dense_batchnorm
 from kito.testing import check_rewrites
 
 EXAMPLE = "example_subsampling_conv"
+HOOKS_DIFFER = "broken-plugin 0.1 is left out: its hooks are not those of kito "
+REMEDY = "pip install --upgrade kito broken-plugin"
 
 
 @pytest.fixture
@@ -113,7 +115,7 @@ def test_a_plugin_whose_hook_has_other_parameters_is_named(monkeypatch, fresh):
             return []
 
     install(monkeypatch, Point("bad", Plugin()))
-    with pytest.warns(UserWarning, match="broken-plugin 0.1 is left out: .*something_else"):
+    with pytest.warns(UserWarning, match=f"{HOOKS_DIFFER}.*something_else.*{REMEDY}"):
         assert "conv_batchnorm" in plugins.registry()
 
 
@@ -128,7 +130,7 @@ def test_a_plugin_with_an_unknown_hook_is_left_out_as_a_whole(monkeypatch, fresh
             return []
 
     install(monkeypatch, Point("bad", Plugin()))
-    with pytest.warns(UserWarning, match="broken-plugin 0.1 is left out: .*'register_ruels'"):
+    with pytest.warns(UserWarning, match=f"{HOOKS_DIFFER}.*'register_ruels'.*{REMEDY}"):
         assert "other" not in plugins.registry()
 
 
@@ -267,7 +269,8 @@ def test_a_plugin_that_has_a_name_twice_is_an_error(monkeypatch, fresh):
 
 def test_a_plugin_that_registers_something_else_is_named(monkeypatch, fresh):
     install(monkeypatch, Point("odd", plugin("conv_batchnorm"), "odd-plugin", "3"))
-    with pytest.raises(kito.PluginError, match="odd-plugin 3 registers 'conv_batchnorm'"):
+    named = r"odd-plugin 3 registers 'conv_batchnorm'.*=odd-plugin\."
+    with pytest.raises(kito.PluginError, match=named):
         plugins.registry()
 
 

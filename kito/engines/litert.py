@@ -21,7 +21,7 @@ class LiteRTEngine(Engine):
     target = "litert"
     loads_with = ("ai_edge_litert",)
     backends = ("tensorflow",)
-    install = "pip install kito[litert]"
+    install = "pip install 'kito[litert]'"
 
     def save(self, model: keras.Model, folder: str, precision: str | None) -> None:
         """Write what Keras exports."""

@@ -31,7 +31,7 @@ class OnnxRuntimeEngine(Engine):
     loads_with = ("onnxruntime",)
     saves_with = ("tf2onnx",)
     backends = ("tensorflow",)
-    install = "pip install kito[onnxruntime]"
+    install = "pip install 'kito[onnxruntime]'"
 
     def save(self, model: keras.Model, folder: str, precision: str | None) -> None:
         """Write what tf2onnx makes of the frozen graph."""

@@ -45,7 +45,7 @@ class OpenVINOEngine(Engine):
     target = "openvino"
     loads_with = ("openvino",)
     backends = ("tensorflow",)
-    install = "pip install kito[openvino]"
+    install = "pip install 'kito[openvino]'"
     precisions = ("bfloat16", "float16")
 
     def save(self, model: keras.Model, folder: str, precision: str | None) -> None:
