@@ -75,7 +75,7 @@ def lowest(session: nox.Session) -> None:
 
 @nox.session
 def docs(session: nox.Session) -> None:
-    """Build the site into docs/_build/html; a warning, such as of a link to nothing, is an error.
+    """Build the site into docs/_build/html, its notebook run; a warning or broken link is an error.
 
     An argument is another builder of Sphinx: `nox -s docs -- linkcheck` asks for every page of the
     web that is linked, and so needs a network.
@@ -98,7 +98,8 @@ def site(session: nox.Session) -> None:
 
 def build(session: nox.Session, builder: str) -> None:
     """Run Sphinx, on the package as it is installed."""
-    session.install(".[draw,testing]", *group("docs"))
+    # The engines are for a notebook that lets kito choose one.
+    session.install(".[draw,testing,onnxruntime,openvino,litert]", *group("docs"))
     strict = ("--fail-on-warning", "--keep-going", "--fresh-env")
     folders = ("-d", "docs/_build/doctrees", "docs", f"docs/_build/{builder}")
     session.run("sphinx-build", *strict, "-b", builder, *folders, env=QUIET)

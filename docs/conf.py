@@ -14,7 +14,7 @@ project_copyright = author
 release = version = metadata("kito")["Version"]
 
 extensions = [
-    "myst_parser",
+    "myst_nb",  # and with it, myst_parser
     "sphinx.ext.autodoc",
     "sphinx.ext.napoleon",
     "sphinx.ext.viewcode",
@@ -33,6 +33,13 @@ nitpick_ignore_regex = [
 myst_enable_extensions = ["attrs_inline", "colon_fence"]
 myst_heading_anchors = 3
 
+# Notebooks are kept without what they print; each build runs them, and an error ends it.
+nb_execution_mode = "force"
+nb_execution_raise_on_error = True
+nb_execution_in_temp = True
+nb_execution_timeout = 600
+nb_output_stderr = "remove"  # what TensorFlow logs; the tests run the code with warnings as errors
+
 autodoc_member_order = "bysource"
 autodoc_typehints = "description"
 autodoc_typehints_description_target = "documented"
@@ -42,6 +49,12 @@ default_role = "py:obj"
 napoleon_google_docstring = True
 napoleon_numpy_docstring = False
 napoleon_use_rtype = False
+
+# `nox -s docs -- linkcheck`: what is slow, or fails once, is asked again.
+linkcheck_timeout = 30
+linkcheck_retries = 2
+# GitHub makes the anchors of its pages in the browser.
+linkcheck_anchors_ignore_for_url = [r"https://github\.com/"]
 
 copybutton_exclude = ".linenos, .gp, .go"
 

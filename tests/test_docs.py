@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import re
 import runpy
+import sys
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
+from types import SimpleNamespace
 
 import keras
 import outside
@@ -120,6 +123,44 @@ def test_examples_run(page, tmp_path, monkeypatch):
             # Empty lines in front, so that an error points to the line of the page.
             code = "\n" * (block.line - 1) + block.code
             exec(compile(code, str(page), "exec"), namespace)
+
+
+NOTEBOOKS = [page for page in sorted(DOCS.rglob("*.ipynb")) if DOCS / "_build" not in page.parents]
+
+
+def cells(notebook: Path, kind: str) -> list[dict[str, object]]:
+    return [cell for cell in json.loads(notebook.read_text())["cells"] if cell["cell_type"] == kind]
+
+
+def test_there_is_a_notebook():
+    assert NOTEBOOKS
+
+
+@pytest.mark.parametrize("notebook", NOTEBOOKS, ids=name)
+def test_notebook_runs(notebook, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    shown = []
+    # Jupyter brings this along. The build of the site runs the notebook in Jupyter itself.
+    display = SimpleNamespace(SVG=lambda path: shown.append(Path(path).read_text()))
+    monkeypatch.setitem(sys.modules, "IPython.display", display)
+    namespace: dict[str, object] = {"__name__": notebook.stem}
+    for cell in cells(notebook, "code"):
+        exec(compile("".join(cell["source"]), str(notebook), "exec"), namespace)
+    assert all("<svg" in picture for picture in shown)
+
+
+@pytest.mark.parametrize("notebook", NOTEBOOKS, ids=name)
+def test_notebook_is_kept_without_what_it_printed(notebook):
+    assert not [cell for cell in cells(notebook, "code") if cell["outputs"]]
+    assert not [cell for cell in cells(notebook, "code") if cell["execution_count"]]
+
+
+@pytest.mark.parametrize("notebook", NOTEBOOKS, ids=name)
+def test_links_of_notebook_lead_somewhere(notebook):
+    text = "\n".join("".join(cell["source"]) for cell in cells(notebook, "markdown"))
+    targets = {found["target"].removeprefix("path:") for found in LINK.finditer(text)}
+    assert targets
+    assert not {target for target in targets if not leads_somewhere(notebook, target)}
 
 
 def test_every_recipe_has_examples():

@@ -10,6 +10,7 @@ from __future__ import annotations
 import inspect
 import os
 import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -34,9 +35,9 @@ is a default for the target.
 
 def completed(name: str, text: str, docs: Path) -> str:
     """The page of a rule with what is made of the rule."""
-    drawn = picture(section(text, EXAMPLE), f"The model of the example for {name}", [name])
+    what = f"The model of the example for {name}"
+    text = with_picture(text, what, section(text, EXAMPLE), [name])
     text = text.replace(heading("The algebra"), f"\n{facts(name)}{heading('The algebra')}", 1)
-    text = text.replace(heading(EXAMPLE), f"{heading(EXAMPLE)}\n{drawn}", 1)
     return f"{text}\n{measured(name)}\n{source(plugins.registry()[name].rule, docs)}"
 
 
@@ -177,8 +178,13 @@ def of_target(target: str) -> str:
 
 def front(text: str) -> str:
     """The front page, with a picture of its example."""
-    code, end, rest = text.partition("\n```\n")
-    return f"{code}{end}\n{picture(code + end, 'The model of this example')}\n{rest}"
+    return with_picture(text, "The model of this example", text)
+
+
+def with_picture(text: str, what: str, example: str, rules: Sequence[str] | None = None) -> str:
+    """A page with the picture of an example under the heading that is there for it."""
+    drawn = picture(example, what, rules)
+    return text.replace(heading(EXAMPLE), f"{heading(EXAMPLE)}\n{drawn}", 1)
 
 
 def on_page(app: Sphinx, docname: str, text: list[str]) -> None:
