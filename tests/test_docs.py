@@ -5,9 +5,11 @@ from __future__ import annotations
 import json
 import re
 import runpy
+import shlex
 import sys
 from dataclasses import dataclass
 from importlib import metadata
+from itertools import takewhile
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -15,6 +17,7 @@ import keras
 import outside
 import pytest
 import recipes
+from click.testing import CliRunner
 
 from kito import plugins
 from kito.cli import main
@@ -123,6 +126,36 @@ def test_examples_run(page, tmp_path, monkeypatch):
             # Empty lines in front, so that an error points to the line of the page.
             code = "\n" * (block.line - 1) + block.code
             exec(compile(code, str(page), "exec"), namespace)
+
+
+def commands(page: Path) -> list[list[str]]:
+    """The lines of a page that a reader types and that call kito, each as its words."""
+    lines = [
+        line for block in blocks(page) if block.language == "sh" for line in block.code.split("\n")
+    ]
+    words = [shlex.split(line, comments=True) for line in lines if line.startswith("kito ")]
+    shell = (">", "||")
+    return [[*takewhile(lambda word: word not in shell, line[1:])] for line in words]
+
+
+WITH_COMMANDS = [page for page in PAGES if commands(page)]
+
+
+@pytest.mark.parametrize("page", WITH_COMMANDS, ids=name)
+def test_commands_and_their_options_are_there(page):
+    for command, *arguments in commands(page):
+        main.commands[command].make_context(command, arguments)
+
+
+@pytest.mark.parametrize("page", ["README.md", "docs/start.md", "docs/howto/not-fused.md"])
+def test_commands_run(page, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    any_model().save("model.keras")
+    found = commands(ROOT / page)
+    assert found
+    for words in found:
+        result = CliRunner().invoke(main, words)
+        assert result.exit_code == 0, result.stderr
 
 
 NOTEBOOKS = [page for page in sorted(DOCS.rglob("*.ipynb")) if DOCS / "_build" not in page.parents]
