@@ -22,6 +22,7 @@ from click.testing import CliRunner
 from kito import plugins
 from kito.cli import main
 from kito.definition import TARGETS
+from kito.reasons import reasons
 
 ROOT = Path(__file__).resolve().parent.parent
 DOCS = ROOT / "docs"
@@ -209,6 +210,8 @@ def test_recipe_is_completed_from_its_rule(page):
     assert default == [target for target in TARGETS if rule.is_default(target)]
     assert sorted(default + others) == sorted(TARGETS)
     assert text.count("<svg ") == text.count("</svg>") == 1
+    for reason in reasons(rule.function):
+        assert f"\n- {reason}\n" in text
     [source] = re.findall(r"\{literalinclude\} (\S+)", text)
     assert f"def {rule.function.__name__}(" in (page.parent / source).read_text()
 

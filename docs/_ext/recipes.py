@@ -1,8 +1,9 @@
 """What a recipe and its rule both say: made of the rule, and not written on the page.
 
-A page under recipes/ gets the facts of its rule, a picture of its example before and after, the
-measured effect and the source. In recipes/index.md each list of rules becomes a table, and a table
-for each target is put at the end. The front page gets a picture of its example too.
+A page under recipes/ gets the facts of its rule, a picture of its example before and after, all
+reasons to decline, the measured effect and the source. In recipes/index.md each list of rules
+becomes a table, and a table for each target is put at the end. The front page gets a picture of its
+example too.
 """
 
 from __future__ import annotations
@@ -38,6 +39,7 @@ def completed(name: str, text: str, docs: Path) -> str:
     what = f"The model of the example for {name}"
     text = with_picture(text, what, section(text, EXAMPLE), [name])
     text = text.replace(heading("The algebra"), f"\n{facts(name)}{heading('The algebra')}", 1)
+    text = text.replace(heading("Effect"), f"\n{reasons(name)}{heading('Effect')}", 1)
     return f"{text}\n{measured(name)}\n{source(plugins.registry()[name].rule, docs)}"
 
 
@@ -72,6 +74,21 @@ def facts(name: str) -> str:
 ::::{{dropdown}} {USE}
 {section(catalogue.page(known), USE)}
 ::::
+"""
+
+
+def reasons(name: str) -> str:
+    """All reasons for which a rule declines, as `kito rule` has them."""
+    listed = "\n".join(f"- {why}" for why in catalogue.one_rule(name)["declines"])
+    if not listed:
+        return ""
+    return f"""\
+:::{{dropdown}} All reasons of this rule, as a report words them
+{listed}
+
+Names and figures of your model stand where the code is. [The reasons of all
+rules](../what-is-kept.md) come before.
+:::
 """
 
 

@@ -47,8 +47,6 @@ def _obstacle(conv: Node) -> str | None:
     inputs = conv.kernel.shape[-2]
     if inputs > 1:
         return f"{conv.name} has {inputs} input channels in each of its {conv.groups} groups"
-    if conv.layer.cls not in DEPTHWISE:
-        return f"{conv.name} has three dimensions, which a depthwise convolution can't have"
     if len(set(conv.strides)) > 1:
         return f"{conv.name} has the strides {conv.strides}; depthwise ones must be equal"
     if conv.padding == "causal":
@@ -86,7 +84,7 @@ def grouped_depthwise(conv: Node) -> Layer:
 )
 def grouped_blocks(conv: Node) -> Call:
     """Run a convolution of many narrow groups as a few plain convolutions."""
-    if not _obstacle(conv):
+    if conv.layer.cls in DEPTHWISE and not _obstacle(conv):
         raise Decline(f"{conv.name} can be depthwise")
     together = _groups_together(conv.groups, conv.kernel.shape[-2])
     axis = channel_axis(conv)

@@ -252,3 +252,16 @@ def test_does_not_match_without_a_layer_in_between():
 def test_does_not_match_across_a_layer_that_may_do_nothing(layer):
     check_no_match(Conv2D(4, 3), layer, BatchNormalization())
     check_no_match(Conv2D(4, 3), layers.AveragePooling2D(1), layer, BatchNormalization())
+
+
+def test_channels_that_come_in_another_order_are_kept():
+    bn = BatchNormalization(name="bn")
+    mixing = (layers.Reshape((2, 3)), layers.Permute((2, 1)), layers.Reshape((6,)))
+    model = model_of(Dense(6, name="dense"), *mixing, bn, shape=(5,))
+    # Of two kinds, so that a Reshape puts the kinds along one axis.
+    kinds = np.array([1.0, 1.0, 1.0, 2.0, 2.0, 2.0])
+    bn.set_weights([kinds, kinds, np.zeros(6), np.ones(6)])
+
+    [declined] = explain(model, RULES).declined
+    assert declined.reason == "the channels of dense come to bn in another order"
+    assert compare(model, optimize(model, RULES)).relative == 0
