@@ -1,6 +1,5 @@
 """What `kito rules` and `kito rule NAME` show, and the reasons that are read from the code."""
 
-import ast
 import fnmatch
 import json
 import re
@@ -15,6 +14,7 @@ from kito import catalogue, chain, plugins, rule, rules
 from kito.cli import main
 from kito.definition import TARGETS
 from kito.reasons import reasons
+from tests.written import declines
 
 LARGEST = 3
 
@@ -109,15 +109,6 @@ def test_every_reason_of_the_built_in_rules_is_shown():
     written = [text for source in sources for text in declines(source.read_text())]
     assert len(written) > 50
     assert [text for text in written if not fnmatch.filter(shown, text)] == []
-
-
-def declines(source):
-    """The reasons in a file, with an asterisk for what is put in."""
-    for node in ast.walk(ast.parse(source)):
-        if isinstance(node, ast.Call) and getattr(node.func, "id", None) == "Decline":
-            [message] = node.args
-            parts = message.values if isinstance(message, ast.JoinedStr) else [message]
-            yield "".join(part.value if isinstance(part, ast.Constant) else "*" for part in parts)
 
 
 def test_tables_of_functions_and_functions_of_modules_are_looked_into():

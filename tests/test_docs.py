@@ -22,7 +22,9 @@ from click.testing import CliRunner
 from kito import plugins
 from kito.cli import main
 from kito.definition import TARGETS
+from kito.graph import hazards, rewrite
 from kito.reasons import reasons
+from tests.written import declines
 
 ROOT = Path(__file__).resolve().parent.parent
 DOCS = ROOT / "docs"
@@ -127,6 +129,16 @@ def test_examples_run(page, tmp_path, monkeypatch):
             # Empty lines in front, so that an error points to the line of the page.
             code = "\n" * (block.line - 1) + block.code
             exec(compile(code, str(page), "exec"), namespace)
+
+
+def test_what_is_kept_has_every_reason_of_all_rules():
+    text = (DOCS / "what-is-kept.md").read_text()
+    sources = [Path(module.__file__).read_text() for module in (hazards, rewrite)]
+    written = [reason for source in sources for reason in declines(source)]
+    assert len(written) > 15
+    assert [
+        reason for reason in written if max(reason.split("*"), key=len).strip() not in text
+    ] == []
 
 
 def commands(page: Path) -> list[list[str]]:
