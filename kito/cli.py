@@ -585,16 +585,16 @@ def description_tables(description: dict[str, Any], verbose: bool) -> list[Table
 
 def report_tables(report: Report, verbose: bool) -> list[Table]:
     """The report: each rewrite, or without `verbose` how many each rule made."""
+    rewrites, *others = report.tables()
     if verbose:
-        return report.tables()
-    rows = [
-        (rule, str(count), f"{sum(e.parameters for e in report.applied if e.rule == rule):+,}")
-        for rule, count in report.folded.items()
-    ]
-    if not rows:
-        rows = [("nothing: no rule applies", "", "")]
-    _, *others = report.tables()
-    return [Table("rewritten", ("rule", "times", "parameters"), rows), *map(shortened, others)]
+        return [rewrites, *others]
+    if report.applied:
+        rows = [
+            (rule, str(count), f"{sum(e.parameters for e in report.applied if e.rule == rule):+,}")
+            for rule, count in report.folded.items()
+        ]
+        rewrites = Table("rewritten", ("rule", "times", "parameters"), rows)
+    return [rewrites, *map(shortened, others)]
 
 
 def shortened(table: Table) -> Table:

@@ -14,6 +14,9 @@ if TYPE_CHECKING:
     from kito.graph.change import Change
     from kito.verification import Verification
 
+# In place of the rewrites.
+NOTHING = "nothing: no rule applies"
+
 
 @dataclass(frozen=True)
 class Applied:
@@ -195,7 +198,8 @@ class Report:
                         f"{row.parameters:+,}",
                     )
                     for row in self.applied
-                ],
+                ]
+                or [(NOTHING, "", "", "")],
             )
         ]
         if kept := [*self.declined, *self.unmatched]:

@@ -226,6 +226,10 @@ def test_the_definition_of_a_rule_is_checked():
         chain(x="Dense")
 
 
+def test_the_report_says_that_nothing_was_rewritten():
+    assert "nothing: no rule applies" in str(kito.Report())
+
+
 def test_the_report_tells_old_names_from_new():
     model = model_of(Dense(4, name="d"), BatchNormalization(name="a"), BatchNormalization(name="b"))
     report = kito.explain(model, FOLDS)
