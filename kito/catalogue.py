@@ -108,7 +108,13 @@ def _use(rule: Mapping[str, Any]) -> str:
         lines += [f"kito.optimize(model, rules={added})  # with the default rules"]
     if rule["default"]:
         lines += [f"kito.optimize(model, rules={left_out})  # without it"]
-    lines += ["```", "", "```sh", f"kito optimize MODEL -o OUT.keras --rules {name}"]
+    lines += [
+        "```",
+        "",
+        "```sh",
+        f"kito optimize MODEL -o OUT.keras --rules {name}  # this rule alone",
+    ]
     if distribution != KITO:
-        lines += [f"{SWITCHED_OFF}={distribution} kito optimize MODEL -o OUT.keras"]
+        switched_off = f"{SWITCHED_OFF}={distribution}"
+        lines += [f"{switched_off} kito optimize MODEL -o OUT.keras  # without the plugin"]
     return "\n".join([*lines, "```"])
