@@ -117,10 +117,14 @@ class Verification:
             return weak
         verb = "differs" if worst.passed else "FAILS: it differs"
         text = (
-            f"on {worst.inputs} inputs, {worst.output} {verb} by {worst.difference:.1e}, where "
+            f"on {_inputs(worst.inputs)}, {worst.output} {verb} by {worst.difference:.1e}, where "
             f"{worst.bound:.1e} is allowed; its largest value is {worst.magnitude:.1e}"
         )
         return f"{text}; {weak}" if weak else text
+
+
+def _inputs(kind: str) -> str:
+    return {"zeros": "zeros", "other sizes": "inputs of other sizes"}.get(kind, f"{kind} inputs")
 
 
 @dataclass(frozen=True)

@@ -228,6 +228,17 @@ def test_recipe_is_completed_from_its_rule(page):
     assert f"def {rule.function.__name__}(" in (page.parent / source).read_text()
 
 
+def test_a_pattern_is_written_in_short():
+    assert recipes.pattern("Conv1D | Conv2D | Conv3D | Dense -> ReLU") == (
+        "`Conv1D, 2D, 3D` or `Dense` → `ReLU`"
+    )
+    steps = ["Conv1DTranspose | Conv2DTranspose", "(Dropout | Conv1D)*", "a call", "Activation" * 9]
+    assert recipes.pattern(" -> ".join(steps)) == (
+        "`Conv1D, 2DTranspose`<br>→ any number of `Dropout` or `Conv1D`<br>→ a call<br>→ "
+        f"`{steps[-1]}`"
+    )
+
+
 # A default on every target, on some, and on none.
 @pytest.mark.parametrize("rule", ["conv_batchnorm", "silu", "parallel_siblings"])
 def test_what_a_recipe_says_of_its_use_runs(rule):

@@ -26,6 +26,11 @@ if TYPE_CHECKING:  # the tests do without
 
 FOLDER = "recipes"
 LISTED = re.compile(r"^(?:- \[(\w+)\]\(\1\.md\)\n)+", re.MULTILINE)
+# A class, or classes that differ in the number of their dimensions.
+CLASSES = re.compile(
+    r"\b(?P<name>[A-Z]\w*)1D(?P<rest>\w*)(?P<more>(?: \| (?P=name)[23]D(?P=rest))+)|\b[A-Z]\w+"
+)
+LONG = 120  # of a pattern: longer ones have a line for each step
 EXAMPLE, USE = "Before and after", "Use it, or leave it out"
 LEGEND = f"""
 A figure says how many times faster some blocks of a network are with the rule than without it:
@@ -93,9 +98,18 @@ rules](../what-is-kept.md) come before.
 
 
 def pattern(text: str) -> str:
-    """What a rule matches, each class marked as code."""
-    text = text.replace(" -> ", " → ").replace(" | ", " or ")
-    return re.sub(r"\b[A-Z]\w+", r"`\g<0>`", text)
+    """What a rule matches: each class marked as code, those of 1, 2 and 3 dimensions together."""
+    text = re.sub(r"\(([^)]*)\)\*", r"any number of \1", CLASSES.sub(marked, text))
+    arrow = " → " if len(text) < LONG else "<br>→ "
+    return text.replace(" -> ", arrow).replace(" | ", " or ")
+
+
+def marked(found: re.Match[str]) -> str:
+    """A class, or several that differ in the number of their dimensions, as code."""
+    if not found["more"]:
+        return f"`{found[0]}`"
+    dimensions = ", ".join(["1D", *re.findall(r"\dD", found["more"])])
+    return f"`{found['name']}{dimensions}{found['rest']}`"
 
 
 def badges(names: list[str], kind: str) -> str:
