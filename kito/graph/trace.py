@@ -61,6 +61,7 @@ def trace(layer: keras.Layer, args: Any, kwargs: Any) -> Iterator[Functional]:
         except Exception:
             function = _record_of_any_batch(layer, args, kwargs)
         _check_constants(function)
+        _check_training(function)
         yield function
 
 
@@ -182,6 +183,18 @@ def _check_constants(function: Functional) -> None:
                     f"its call hands a {made} to {call.operation.name}, which kito can't take "
                     "over unless a layer holds it"
                 )
+
+
+def _check_training(function: Functional) -> None:
+    """A Functional model hands the `training` that it is called with, False in `predict`, on to all
+    its calls, whatever they were recorded with.
+    """
+    for call in calls_in_order(function):
+        if call.arguments.kwargs.get("training"):
+            raise UntraceableError(
+                f"its call calls {call.operation.name} with training=True, and `predict` of a "
+                "model with a graph of layers does not"
+            )
 
 
 def is_composite(layer: keras.Operation, anchors: frozenset[type]) -> bool:

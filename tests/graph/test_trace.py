@@ -179,6 +179,13 @@ class WeightBlock(Block):
         return super().call(x) * self.scale
 
 
+class UncertainBlock(Block):
+    """Statistics of the batch, as dropout that is always on has them too."""
+
+    def call(self, x):
+        return self.bn(self.conv(x), training=True)
+
+
 class CountingBlock(Block):
     count = 0
 
@@ -210,6 +217,7 @@ class NumpyBlock(Block):
     [
         (RandomBlock, SHAPE, "kept whole"),
         (WeightBlock, SHAPE, "its call hands a weight to multiply"),
+        (UncertainBlock, SHAPE, "calls bn with training=True"),
         (CountingBlock, SHAPE, "whole: its call changes count.count: the next need not be"),
         (EagerBlock, SHAPE, "differ by"),
         (SizeBlock, (None, None, 3), "differ by"),
@@ -431,6 +439,17 @@ def test_a_subclassed_model_that_can_not_be_traced():
     model = Untraceable()
     model(np.ones((2, *SHAPE), "float32"))
     with pytest.raises(kito.InputError, match=r"can't be traced|one argument"):
+        kito.optimize(model, FOLDS)
+
+
+def test_a_subclassed_model_that_is_always_in_training():
+    class Uncertain(Network):
+        def call(self, x):
+            return layers.Dropout(0.5, name="always")(super().call(x), training=True)
+
+    model = Uncertain()
+    model(np.ones((2, *SHAPE), "float32"))
+    with pytest.raises(kito.InputError, match="calls always with training=True"):
         kito.optimize(model, FOLDS)
 
 
