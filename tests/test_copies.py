@@ -1,5 +1,8 @@
 """Layers that kito does not rewrite: copied with all their state, or shared when nobody can."""
 
+from dataclasses import dataclass
+from functools import partial
+
 import keras
 import numpy as np
 import pytest
@@ -56,6 +59,55 @@ def test_a_configuration_that_forgets_an_argument_is_not_trusted():
     assert "its configuration does not carry factor" in report.notes[0]
 
 
+@dataclass
+class Options:
+    factor: float
+
+
+@pytest.mark.parametrize(
+    "held",
+    [
+        lambda factor: layers.LeakyReLU(negative_slope=factor),
+        lambda factor: partial(keras.ops.leaky_relu, negative_slope=factor),
+        Options,
+        np.float32,
+        keras.ops.convert_to_tensor,
+    ],
+)
+def test_a_configuration_that_forgets_what_a_layer_made_of_an_argument_is_not_trusted(held):
+    class Forgetful(layers.Layer):
+        def __init__(self, factor=1.0, **options):
+            super().__init__(**options)
+            self.held = held(factor)
+
+        def call(self, x):
+            if isinstance(self.held, Options):
+                return x * self.held.factor
+            return self.held(x) if callable(self.held) else x * self.held
+
+        def get_config(self):
+            return super().get_config()
+
+    for factor, shared in ((0.5, True), (1.0, False)):
+        model = keras.Sequential(
+            [keras.Input((4,)), Dense(3), BatchNormalization(), Forgetful(factor, name="held")]
+        )
+        check_rewrites(model, FOLDS, times=1)
+        report = kito.Report()
+        kito.optimize(model, FOLDS, report=report)
+        assert any("held (Forgetful) is shared" in note for note in report.notes) == shared
+
+
+def test_a_layer_with_a_constructor_of_any_arguments_is_copied():
+    class Any(layers.Dense):
+        def __init__(self, *args, **options):
+            super().__init__(*args, **options)
+
+    model = keras.Sequential([keras.Input((4,)), Dense(3), BatchNormalization(), Any(2)])
+    fast = check_rewrites(model, FOLDS, times=1)
+    assert fast.layers[-1].kernel is not model.layers[-1].kernel
+
+
 def test_functions_that_a_layer_makes_are_no_argument():
     class Skip(layers.Layer):
         def __init__(self, **options):
@@ -107,6 +159,32 @@ def test_preprocessing_state_is_copied():
     data = [np.array([["a"], ["b"], ["c"]], object), np.ones((3, 2), "float32")]
     data = [keras.ops.convert_to_tensor(each) for each in data]
     assert np.allclose(model(data), fast(data), atol=1e-5)
+
+
+@pytest.mark.parametrize("mode", ["int", "one_hot"])
+def test_bins_that_were_learned_are_copied(mode):
+    bins = layers.Discretization(num_bins=4, output_mode=mode)
+    bins.adapt(np.random.default_rng(0).normal(0, 1, (50, 1)))
+    model = keras.Sequential([keras.Input((1,)), bins])
+    check_equivalent(model, kito.optimize(model, FOLDS))
+
+
+@pytest.mark.skipif(keras.backend.backend() != "tensorflow", reason="tensors of text")
+@pytest.mark.parametrize(
+    "layer",
+    [
+        lambda: layers.TextVectorization(output_mode="tf_idf"),
+        lambda: layers.StringLookup(output_mode="tf_idf"),
+        lambda: layers.StringLookup(output_mode="count", num_oov_indices=2),
+    ],
+)
+def test_words_that_were_learned_are_copied(layer):
+    words = layer()
+    words.adapt(np.array([["b"], ["a"], ["b"], ["d"]]))
+    model = keras.Sequential([keras.Input((1,), dtype="string"), words, Dense(3)])
+    fast = kito.optimize(model, FOLDS)
+    data = keras.ops.convert_to_tensor(np.array([["a"], ["b"], ["c"]], object))
+    assert np.array_equal(model(data), fast(data))
 
 
 @pytest.mark.parametrize(

@@ -8,13 +8,17 @@ from __future__ import annotations
 
 import contextlib
 import tempfile
+import warnings
 from collections.abc import Iterator
+from dataclasses import is_dataclass
+from functools import partial
 from types import FunctionType as Function
 from typing import Any
 
 import keras
 import numpy as np
 
+from kito.graph.ir import to_numpy
 from kito.graph.keras_internals import complete_config, own_attributes, sublayers
 
 # Where a layer keeps the functions that it applies.
@@ -131,11 +135,15 @@ def copy_state(source: keras.Layer, copy: keras.Layer) -> None:
             name for name in own_attributes(old_part) if _differs(name, old_part, new_part)
         ]:
             raise CannotCopyError(f"its configuration does not carry {', '.join(lost)}")
+        if old_part is not source and not _same_configuration(old_part, new_part):
+            raise CannotCopyError(f"its configuration makes another {type(old_part).__name__}")
         if _overrides(old_part, "load_assets"):
             with tempfile.TemporaryDirectory() as folder:
                 old_part.save_assets(folder)
                 new_part.load_assets(folder)
-        if hasattr(new_part, "finalize_state"):
+        # What Normalization computes of its weights. Discretization has none, and would lose here
+        # what its configuration carried.
+        if old_part.variables and hasattr(new_part, "finalize_state"):
             new_part.finalize_state()
 
 
@@ -147,13 +155,43 @@ def _differs(name: str, source: keras.Layer, copy: keras.Layer) -> bool:
     return len(old) != len(new) or not all(map(_equal, old, new))
 
 
+def _same_configuration(source: keras.Layer, copy: keras.Layer) -> bool:
+    """Whether two of Keras' own layers, that a composite holds, have the same configuration."""
+    if not type(source).__module__.startswith("keras.src.layers."):
+        return True  # its attributes were compared
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # that Keras can't load a lambda is not asked here
+        old, new = (
+            [
+                (path, leaf)
+                for path, leaf in keras.tree.flatten_with_path(complete_config(layer))
+                if not any(map(_is_incidental, path))
+            ]
+            for layer in (source, copy)
+        )
+    return len(old) == len(new) and all(
+        path == other_path and _equal(leaf, other)
+        for (path, leaf), (other_path, other) in zip(old, new, strict=True)
+    )
+
+
+def _is_incidental(key: Any) -> bool:
+    """Whether an entry of a configuration says nothing about what the layer computes."""
+    return key in ("name", "build_config", "shared_object_id") or str(key).endswith("_initializer")
+
+
 def _equal(one: Any, other: Any) -> bool:
-    if isinstance(one, np.ndarray):
-        return np.array_equal(one, other)
-    if isinstance(one, Function) and isinstance(other, Function):
+    if type(one) is not type(other):
+        return False
+    if isinstance(one, np.ndarray) or keras.ops.is_tensor(one):
+        return np.array_equal(to_numpy(one), to_numpy(other))
+    if isinstance(one, Function):
         return one.__code__ == other.__code__ and _closure(one) == _closure(other)
-    plain = (bool, int, float, str, type(None), Function)
-    return bool(one == other) if isinstance(one, plain) else True
+    if isinstance(one, partial):
+        parts = ((each.func, each.args, each.keywords) for each in (one, other))
+        return all(map(_equal, *map(keras.tree.flatten, parts)))
+    plain = (bool, int, float, complex, str, bytes, np.generic, type(None))
+    return bool(one == other) if isinstance(one, plain) or is_dataclass(one) else True
 
 
 def _closure(function: Function) -> list[str]:

@@ -211,7 +211,8 @@ def own_attributes(layer: keras.Layer) -> list[str]:
 
 @functools.cache
 def _common_attributes(base: type[keras.Layer]) -> frozenset[str]:
-    return frozenset(vars(base())) | {"build", "quantize"}
+    # What Keras notes of a constructor with `*args` has no default.
+    return frozenset(vars(base())) | {"build", "quantize", "_auto_config_error_args"}
 
 
 def sublayers(layer: keras.Layer) -> list[keras.Layer]:
