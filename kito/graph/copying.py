@@ -19,7 +19,12 @@ import keras
 import numpy as np
 
 from kito.graph.ir import to_numpy
-from kito.graph.keras_internals import complete_config, own_attributes, sublayers
+from kito.graph.keras_internals import (
+    complete_config,
+    own_attributes,
+    patched_methods,
+    sublayers,
+)
 
 # Where a layer keeps the functions that it applies.
 ACTIVATIONS = ("activation", "recurrent_activation")
@@ -125,8 +130,10 @@ def copy_state(source: keras.Layer, copy: keras.Layer) -> None:
         # A copy: on JAX, `predict` gives the memory of a model's variables away while it runs.
         new.assign(keras.ops.copy(old))
     for old_part, new_part in zip(sublayers(source), sublayers(copy), strict=True):
-        if "call" in vars(old_part):
-            raise CannotCopyError(f"{old_part.name} has a `call` of its own, not that of its class")
+        for method in patched_methods(old_part):
+            raise CannotCopyError(
+                f"{old_part.name} has a `{method}` of its own, not that of its class"
+            )
         if old_part.dtype_policy != new_part.dtype_policy:
             raise CannotCopyError(f"its configuration gives {new_part.name} another dtype policy")
         if not (names_activations(old_part) or _same_activations(old_part, new_part)):

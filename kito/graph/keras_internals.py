@@ -177,6 +177,10 @@ def number_of_calls(operation: keras.Operation) -> int:
     return len(operation._inbound_nodes)
 
 
+# What Keras itself sets on each layer or compiled model, though its class has a method so named.
+KEPT_ON_THE_OBJECT = {"build", "loss", "quantize"}
+
+
 def shell(operation: keras.Operation) -> keras.Operation:
     """A second handle on an operation: same variables and state, no record of any call.
 
@@ -213,6 +217,15 @@ def own_attributes(layer: keras.Layer) -> list[str]:
 def _common_attributes(base: type[keras.Layer]) -> frozenset[str]:
     # What Keras notes of a constructor with `*args` has no default.
     return frozenset(vars(base())) | {"build", "quantize", "_auto_config_error_args"}
+
+
+def patched_methods(operation: keras.Operation) -> list[str]:
+    """Methods that a user put on one layer, in the place of those of its class."""
+    return sorted(
+        name
+        for name in vars(operation).keys() - KEPT_ON_THE_OBJECT
+        if inspect.isfunction(getattr(type(operation), name, None))
+    )
 
 
 def sublayers(layer: keras.Layer) -> list[keras.Layer]:

@@ -22,7 +22,7 @@ from kito.graph.copying import names_activations
 from kito.graph.hazards import check_dtype, check_hazards, check_padding
 from kito.graph.ir import Call, Graph, Layer, Node, Output, Ref, Tensor, call_of, walk
 from kito.graph.kept import unexplained
-from kito.graph.keras_internals import Functional, shell, sublayers
+from kito.graph.keras_internals import Functional, patched_methods, shell, sublayers
 from kito.report import Applied, Declined, Report
 
 # Why the built-in rules come to an end: each lowers the first of these numbers that it changes.
@@ -582,8 +582,8 @@ def _call(node: Node) -> str:
 def _check_layer(node: Node) -> None:
     source = node.layer.source
     for part in sublayers(source) if isinstance(source, keras.Layer) else ():
-        if "call" in vars(part):
-            raise Decline(f"{part.name} has a `call` of its own, not that of its class")
+        for method in patched_methods(part):
+            raise Decline(f"{part.name} has a `{method}` of its own, not that of its class")
         if mode := getattr(part, "quantization_mode", None):
             raise Decline(f"{part.name} is quantized ({mode})")
         if not names_activations(part):

@@ -173,6 +173,20 @@ def test_a_layer_whose_call_was_replaced_is_left_alone():
     check_equivalent(model, fast)
 
 
+def test_a_layer_whose_convolution_was_replaced_is_left_alone():
+    conv = layers.Conv1D(3, 1, name="conv")
+    kept = layers.Conv1D(3, 1, name="kept")
+    model = keras.Sequential([keras.Input((8, 4)), conv, BatchNormalization(), kept])
+    for layer in (conv, kept):
+        convolve = layer.convolution_op
+        layer.convolution_op = lambda x, kernel, f=convolve: f(x, keras.ops.sign(kernel))
+    report = kito.Report()
+    fast = kito.optimize(randomize(model), FOLDS, report=report)
+    assert "conv has a `convolution_op` of its own" in report.declined[0].reason
+    assert [note.split(" is ")[0] for note in report.notes] == ["conv (Conv1D)", "kept (Conv1D)"]
+    check_equivalent(model, fast)
+
+
 def test_declines_more_than_one_tensor():
     @rule(chain(attention=layers.Attention))
     def one_input(attention):
