@@ -14,8 +14,8 @@
 | x * c, c * x                        | c                       | 0                         |
 | x / c                               | 1 / c                   | 0                         |
 
-where deviation = max(sqrt(variance), keras.backend.epsilon()), and c is a number or an array. c / x
-is no affine map.
+where deviation = max(sqrt(variance), keras.backend.epsilon()), and c is a number, an array or a
+tensor with values. c / x is no affine map.
 """
 
 from __future__ import annotations
@@ -238,10 +238,12 @@ def _operation(node: Node) -> tuple[Float64, Float64]:
 
 
 def _constant(node: Node, value: Any) -> Float64:
+    if keras.ops.is_tensor(value) and not isinstance(value, keras.Variable):
+        value = to_numpy(value)
     plain = isinstance(value, int | float | np.ndarray | np.generic)
     array = np.asarray(value) if plain else np.asarray(None)
     if array.dtype.kind not in "iuf":
-        raise Decline(f"{node.name} has an argument that is neither a number nor an array")
+        raise Decline(f"{node.name} has an argument that is no number, array or tensor")
     return array.astype(np.float64)
 
 

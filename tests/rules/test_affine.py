@@ -106,6 +106,12 @@ def test_no_deviation_is_less_than_epsilon(invert):
     check_rewrites(model_of(layer, dtype=DOUBLE), RULES, times=1, tolerance=BOUND)
 
 
+@pytest.mark.parametrize("function", sorted(ARITHMETIC))
+def test_a_constant_that_is_a_tensor(function):
+    constant = keras.ops.convert_to_tensor([-3.5, 0.125, 2.0])
+    check_rewrites(model_of(lambda x: ARITHMETIC[function](x, constant)), RULES, times=1)
+
+
 @settings(max_examples=12, deadline=None)
 @given(
     function=st.sampled_from(sorted(ARITHMETIC)),
@@ -189,7 +195,7 @@ def test_a_cast_that_the_next_layer_makes_as_well(dtype):
 def test_declines_an_argument_that_is_a_variable():
     variable = keras.Variable(VECTOR)
     (declined,) = explain(model_of(lambda x: x * variable), RULES).declined
-    assert "neither a number nor an array" in declined.reason
+    assert "no number, array or tensor" in declined.reason
 
 
 def test_does_not_match_a_sum_of_tensors():
