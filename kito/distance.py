@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 Float64 = NDArray[np.float64]
+Mask = NDArray[np.bool_]
 
 
 def numbers(value: Any) -> Float64 | None:
@@ -32,12 +33,23 @@ def differences(one: Any, other: Any) -> Float64:
     return apart
 
 
-def apart(one: Any, other: Any) -> float:
-    """The largest difference; infinite where one is a number and the other not, or missing."""
+def apart(one: Any, other: Any, where: Mask | None = None) -> float:
+    """The largest difference; infinite where one is a number and the other not, or missing.
+
+    Args:
+        where: of the shape of `one`; the other elements are not looked at. None is everywhere.
+    """
     if np.shape(one) != np.shape(other):
         return float("inf")
     each = differences(one, other)
-    return float(np.max(np.where(np.isnan(each), np.inf, each), initial=0.0))
+    looked_at = True if where is None else where
+    return float(np.max(np.where(np.isnan(each), np.inf, each), initial=0.0, where=looked_at))
+
+
+def finite(value: Any) -> Mask:
+    """Which elements are neither infinite nor not a number; all of a text."""
+    array = numbers(value)
+    return np.ones(np.shape(value), bool) if array is None else np.isfinite(array)
 
 
 def spacing(dtype: str) -> float:

@@ -2,12 +2,15 @@
 
 Equal runs make equal rewrites in equal order, so the rewrite that broke a result is found by
 bisection: the model is built with the first half of the rewrites, then with the first quarter or
-the first three quarters of them, and so on.
+the first three quarters of them, and so on. What one search has shown to be right need not be
+looked at in the next one. The time for all searches is limited: when it is over, the rules that may
+be at fault are not used.
 """
 
 from __future__ import annotations
 
 import logging
+import time
 from collections import Counter
 from collections.abc import Callable, Sequence
 
@@ -21,6 +24,8 @@ from kito.report import Fault, Report
 
 # So many wrong rewrites of a rule, and it is not used at all.
 PATIENCE = 3
+# How long rewrites that are wrong are looked for, all together.
+SECONDS = 300.0
 
 logger = logging.getLogger("kito")
 
@@ -29,10 +34,17 @@ logger = logging.getLogger("kito")
 Build = Callable[[Sequence[Rule], Report, Course], keras.Model]
 # What is wrong with a result, in words; None is nothing. It may add to the report what it saw.
 Check = Callable[[keras.Model, Report], str | None]
+Clock = Callable[[], float]
 
 
 def build_right(
-    build: Build, rules: Sequence[Rule], report: Report, check: Check, *, strict: bool
+    build: Build,
+    rules: Sequence[Rule],
+    report: Report,
+    check: Check,
+    *,
+    strict: bool,
+    clock: Clock = time.monotonic,
 ) -> keras.Model:
     """The optimized model, without the rules that fail and the rewrites that make it wrong.
 
@@ -46,9 +58,9 @@ def build_right(
     """
     rules = list(rules)
     faults: list[Fault] = []
-    dropped: list[Rewrite] = []
+    search = _Search(build, check, clock)
     while True:
-        attempt, course = Report(), Course(dropped=dropped)
+        attempt, course = Report(), Course(dropped=search.dropped)
         try:
             fast = build(rules, attempt, course)
             problem = check(fast, attempt)
@@ -61,52 +73,83 @@ def build_right(
         except RuleError as error:
             if strict:
                 raise
-            fault = Fault(error.rule, (), str(error))
+            found = [Fault(error.rule, (), str(error))]
         except GraphError as error:
             if strict:
                 raise
-            fault = _culprit(build, rules, course, check, str(error))
-            dropped.append(course.made[-1])
+            found = search.faults(rules, course, str(error))
         else:
-            fault = _culprit(build, rules, course, check, problem)
-            dropped.append(course.made[-1])
-        faults.append(fault)
-        logger.warning("%s: %s", fault.rule, " ".join(fault.problem.split()))
-        if not fault.layers or Counter(rule for rule, *_ in dropped)[fault.rule] >= PATIENCE:
-            rules = [rule for rule in rules if rule.name != fault.rule]
+            found = search.faults(rules, course, problem)
+        for fault in found:
+            logger.warning("%s: %s", fault.rule, " ".join(fault.problem.split()))
+        faults += found
+        wrong = Counter(rule for rule, *_ in search.dropped)
+        unused = {each.rule for each in found if not each.layers or wrong[each.rule] >= PATIENCE}
+        if unused:
+            rules = [rule for rule in rules if rule.name not in unused]
+            search.right = 0  # other rules make other rewrites
 
 
-def _culprit(
-    build: Build, rules: Sequence[Rule], course: Course, check: Check, problem: str
-) -> Fault:
-    """The rewrite after which a result is wrong for the first time.
+class _Search:
+    """The search for the rewrites that make results wrong, one after the other.
 
-    Args:
-        course: of a run whose result is wrong; its last rewrite is then the one that was found.
-
-    Raises:
-        VerificationError: the result is wrong without any rewrite.
+    Attributes:
+        dropped: those that were found.
+        right: so many rewrites of the next run are right, its first ones.
     """
 
-    def is_right(most: int) -> bool:
+    def __init__(self, build: Build, check: Check, clock: Clock) -> None:
+        self.dropped: list[Rewrite] = []
+        self.right = 0
+        self._build, self._check, self._clock = build, check, clock
+        self._start: float | None = None
+
+    def faults(self, rules: Sequence[Rule], course: Course, problem: str) -> list[Fault]:
+        """The rewrite after which a result is wrong for the first time, which is then dropped.
+
+        Args:
+            course: of a run whose result is wrong.
+
+        Returns:
+            One fault; or one for each rule that may be at fault, if the time is over.
+
+        Raises:
+            VerificationError: the result is wrong without any rewrite.
+        """
+        wrong = len(course.made)
+        if self._start is None:
+            self._start = self._clock()
+            if wrong and not self._is_right(rules, 0):
+                wrong = 0
+        if not wrong:
+            raise VerificationError(f"nothing was rewritten, and still: {problem}")
+        if wrong <= self.right:  # the model answers otherwise than before
+            self.right = 0
+        steps = (wrong - self.right - 1).bit_length()
+        with doing("looking for the rewrite that is wrong", steps) as step:
+            while wrong - self.right > 1 and self._clock() - self._start < SECONDS:
+                middle = (self.right + wrong) // 2
+                if self._is_right(rules, middle):
+                    self.right = middle
+                else:
+                    wrong = middle
+                step()
+        suspects = course.made[self.right : wrong]
+        if len(suspects) > 1:
+            why = f"{len(suspects)} rewrites may be wrong, and to find out which takes too long"
+            return [
+                Fault(rule, (), f"{why}: {problem}")
+                for rule in dict.fromkeys(rule for rule, *_ in suspects)
+            ]
+        [(rule, path, names)] = suspects
+        self.dropped += suspects
+        return [Fault(rule, tuple("/".join((*path, name)) for name in names), problem)]
+
+    def _is_right(self, rules: Sequence[Rule], most: int) -> bool:
+        """Whether the result is right that has so many rewrites, the first ones."""
         trial = Report()
         try:
-            fast = build(rules, trial, Course(most, course.dropped))
+            fast = self._build(rules, trial, Course(most, self.dropped))
         except GraphError:
             return False
-        return check(fast, trial) is None
-
-    right, wrong = 0, len(course.made)
-    if not wrong or not is_right(0):
-        raise VerificationError(f"nothing was rewritten, and still: {problem}")
-    with doing("looking for the rewrite that is wrong", (wrong - 1).bit_length()) as step:
-        while wrong - right > 1:
-            middle = (right + wrong) // 2
-            if is_right(middle):
-                right = middle
-            else:
-                wrong = middle
-            step()
-    del course.made[wrong:]
-    rule, path, names = course.made[-1]
-    return Fault(rule, tuple("/".join((*path, name)) for name in names), problem)
+        return self._check(fast, trial) is None

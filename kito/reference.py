@@ -69,6 +69,8 @@ class Reference:
         measured = []
         for kind, answer in self.expected.answers.items():
             results = keras.tree.flatten(run(self.expected.batches[kind]))
-            for right, result in zip(keras.tree.flatten(answer), results, strict=True):
-                measured.append(replace(next(trials), difference=apart(right, result)))
+            masks = self.expected.comparable(kind, results)
+            for right, result, mask in zip(keras.tree.flatten(answer), results, masks, strict=True):
+                difference = apart(right, result, mask)
+                measured.append(replace(next(trials), difference=difference))
         return Verification(tuple(measured))

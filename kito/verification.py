@@ -12,19 +12,24 @@ differences may be:
 The bound of an output is the first and `SLACK` times the second. A model that amplifies the last
 bit of its weights has a large sensitivity; the verification then says that it proves little, and
 so where an output is the same for all inputs.
+
+Where the model answers infinity or not a number there is nothing to compare with: a result that
+scales before it adds up, and not after, may well have the number that the model missed. Where the
+model is about to overflow it may have none, for the same reason. The other answers are compared,
+and not to have a number there is a mistake.
 """
 
 from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import keras
 import numpy as np
 
-from kito.distance import apart, magnitude, numbers, spacing
+from kito.distance import Mask, apart, finite, magnitude, numbers, spacing
 from kito.errors import InputError, first_line
 from kito.graph.ir import to_numpy
 from kito.graph.keras_internals import structures, sublayers
@@ -36,6 +41,9 @@ SLACK = 8.0
 LARGE = 1000.0
 # The sizes that dimensions get which are not known.
 SIZES = (64, 96)
+# A model that overflows at so many times the inputs is about to: the sum of n numbers is about
+# sqrt(n) times smaller than what may overflow on the way to it.
+HEADROOM = 64.0
 # A sensitivity above this part of the largest output is worth a word.
 ILL_CONDITIONED = 1e-2
 
@@ -52,6 +60,8 @@ class Trial:
         sensitivity: how much the answer changes with the last bit of the weights.
         magnitude: the largest absolute value of the output.
         spread: how much the output differs between the samples; None if there is one sample only.
+        compared: the part of its elements that were compared. The model answers infinity or not a
+            number in the others, or is about to.
     """
 
     inputs: str
@@ -61,11 +71,20 @@ class Trial:
     sensitivity: float
     magnitude: float
     spread: float | None
+    compared: float = 1.0
 
     @property
     def passed(self) -> bool:
         """Whether the difference is within the bound."""
         return self.difference <= self.bound
+
+    @property
+    def left_out(self) -> str | None:
+        """What was not compared, in words; None if all was."""
+        if self.compared == 1:
+            return None
+        part = "nothing was compared" if not self.compared else f"{self.compared:.1%} was compared"
+        return f"on {_inputs(self.inputs)} {part} of {self.output}, as the model overflows"
 
 
 @dataclass(frozen=True)
@@ -88,9 +107,14 @@ class Verification:
         return self.error is None and all(trial.passed for trial in self.trials)
 
     @property
+    def telling(self) -> tuple[Trial, ...]:
+        """The trials in which anything was compared."""
+        return tuple(each for each in self.trials if each.compared)
+
+    @property
     def worst(self) -> Trial | None:
         """The trial that used the largest part of its bound."""
-        return max(self.trials, key=lambda each: _part(each.difference, each.bound), default=None)
+        return max(self.telling, key=lambda each: _part(each.difference, each.bound), default=None)
 
     @property
     def weakness(self) -> str | None:
@@ -99,9 +123,13 @@ class Verification:
             return "the model gives another answer each time"
         if not self.trials:
             return "there was nothing to compare"
-        if any(each.sensitivity > ILL_CONDITIONED * each.magnitude for each in self.trials):
+        told = {each.output for each in self.telling}
+        for trial in self.trials:
+            if trial.output not in told:
+                return f"the model answers infinity or not a number in {trial.output}"
+        if any(each.sensitivity > ILL_CONDITIONED * each.magnitude for each in self.telling):
             return "the model amplifies the last bit of its weights"
-        varied = [each for each in self.trials if each.inputs in ("random", "given")]
+        varied = [each for each in self.telling if each.inputs in ("random", "given")]
         for name in dict.fromkeys(each.output for each in varied):
             spreads = [(each.spread, each.bound) for each in varied if each.output == name]
             if all(spread is not None and spread <= bound for spread, bound in spreads):
@@ -111,16 +139,17 @@ class Verification:
     def __str__(self) -> str:
         if self.error is not None:
             return f"the result does not run: {self.error}"
-        weak = f"this proves little: {self.weakness}" if self.weakness else ""
-        worst = self.worst
-        if worst is None:
-            return weak
-        verb = "differs" if worst.passed else "FAILS: it differs"
-        text = (
-            f"on {_inputs(worst.inputs)}, {worst.output} {verb} by {worst.difference:.1e}, where "
-            f"{worst.bound:.1e} is allowed; its largest value is {worst.magnitude:.1e}"
-        )
-        return f"{text}; {weak}" if weak else text
+        parts = [each.left_out for each in self.trials if each.left_out]
+        if worst := self.worst:
+            verb = "differs" if worst.passed else "FAILS: it differs"
+            parts.insert(
+                0,
+                f"on {_inputs(worst.inputs)}, {worst.output} {verb} by {worst.difference:.1e}, where "
+                f"{worst.bound:.1e} is allowed; its largest value is {worst.magnitude:.1e}",
+            )
+        if self.weakness:
+            parts.append(f"this proves little: {self.weakness}")
+        return "; ".join(parts)
 
 
 def _inputs(kind: str) -> str:
@@ -135,6 +164,7 @@ class Expected:
         batches: the inputs, by kind.
         answers: to each of them.
         repeatable: whether the model gave the same answer twice.
+        beyond: its answers to inputs that are `HEADROOM` times as large, where they were needed.
     """
 
     model: keras.Model
@@ -142,6 +172,30 @@ class Expected:
     batches: dict[str, Any]
     answers: dict[str, Any]
     repeatable: bool
+    beyond: dict[str, Any] = field(default_factory=dict, repr=False)
+
+    def comparable(self, kind: str, result: Any) -> list[Mask]:
+        """Where the answer to a batch says what a result has to be, for each output.
+
+        Whether the model is about to overflow is found out only if it matters: if the result has no
+        number where the model has one.
+        """
+        masks = [finite(each) for each in keras.tree.flatten(self.answers[kind])]
+        pairs = zip(masks, keras.tree.flatten(result), strict=True)
+        if any(mask.shape == np.shape(got) and np.any(mask > finite(got)) for mask, got in pairs):
+            if kind not in self.beyond:
+                self.beyond[kind] = self._beyond(kind)
+            masks = [
+                mask & finite(each)
+                for mask, each in zip(masks, keras.tree.flatten(self.beyond[kind]), strict=True)
+            ]
+        return masks
+
+    def _beyond(self, kind: str) -> Any:
+        try:
+            return _run(self.model, kind, _scaled(self.batches[kind], HEADROOM))
+        except InputError:  # it can't take such numbers: then it can't overflow in them
+            return self.answers[kind]
 
 
 def verify(
@@ -191,20 +245,22 @@ def verified(source: Expected, fast: keras.Model) -> Verification:
     names = getattr(model, "output_names", None) or []
     trials = []
     for kind, answer in source.answers.items():
+        masks = source.comparable(kind, results[kind])
         arrays = [keras.tree.flatten(each) for each in (answer, results[kind], shaken[kind])]
-        for index, (right, got, other) in enumerate(zip(*arrays, strict=True)):
+        for index, (right, got, other, mask) in enumerate(zip(*arrays, masks, strict=True)):
             largest = magnitude(right)
-            sensitivity = apart(got, other)
+            sensitivity = apart(got, other, finite(got) & finite(other))
             rounding = precision * np.sqrt(len(sublayers(model))) * largest
             trials.append(
                 Trial(
                     inputs=kind,
                     output=names[index] if index < len(names) else f"output {index}",
-                    difference=apart(right, got),
+                    difference=apart(right, got, mask),
                     bound=float(rounding + SLACK * sensitivity),
                     sensitivity=sensitivity,
                     magnitude=largest,
                     spread=_spread(right),
+                    compared=float(np.mean(mask)) if mask.size else 1.0,
                 )
             )
     return Verification(tuple(trials))
@@ -220,10 +276,19 @@ def drawn_inputs(model: keras.Model, seed: int) -> dict[str, Any]:
         lambda array: array if array.dtype == object else np.zeros_like(array), random
     )
     if all(_holds_large(array) for array in keras.tree.flatten(random)):
-        batches["large"] = keras.tree.map_structure(
-            lambda array: array * array.dtype.type(LARGE) if _is_float(array) else array, random
-        )
+        batches["large"] = _scaled(random, LARGE)
     return batches
+
+
+def _scaled(batch: Any, factor: float) -> Any:
+    """The batch with its floating-point numbers multiplied."""
+
+    def scaled(value: Any) -> np.ndarray:
+        array: np.ndarray = keras.ops.convert_to_numpy(value)
+        return array * array.dtype.type(factor) if _is_float(array) else array
+
+    with np.errstate(over="ignore"):
+        return keras.tree.map_structure(scaled, batch)
 
 
 def _is_float(array: np.ndarray) -> bool:
@@ -297,8 +362,8 @@ def _spread(value: Any) -> float | None:
     array = numbers(value)
     if array is None or not array.ndim or len(array) < 2:
         return None
-    with np.errstate(invalid="ignore"):
-        return float(np.max(np.nan_to_num(np.ptp(array, axis=0)), initial=0.0))
+    known = np.where(np.isfinite(array), array, np.nan)
+    return float(np.max(np.nan_to_num(np.ptp(known, axis=0)), initial=0.0))
 
 
 def _part(difference: float, bound: float) -> float:

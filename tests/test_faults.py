@@ -11,6 +11,7 @@ from keras.layers import BatchNormalization, Conv2D, Dense
 
 import kito
 from kito import Report, chain, optimize, rule, verification
+from kito.faults import SECONDS, build_right
 from kito.graph.ir import to_numpy
 from kito.rules.dense import dense_batchnorm
 from kito.testing import check_equivalent, randomize
@@ -163,6 +164,80 @@ def test_the_source_runs_once_however_many_results_are_checked(monkeypatch):
     monkeypatch.setattr(verification, "_run", counted)
     optimize(dense_net(), [rule_of(wrong)], verify=True)
     assert ran == ["random", "other sizes", "zeros", "large", "random"]  # is it repeatable?
+
+
+def test_a_model_that_overflows_blames_no_rewrite():
+    """Large inputs leave the range before the normalization, which would bring them back."""
+    model, report = dense_net(), Report()
+    dense = model.get_layer("dense_1")
+    dense.set_weights([weight * np.float32(1e37) for weight in dense.get_weights()])
+    model.get_layer("bn_1").moving_variance.assign(np.full(6, 1e38, "float32"))
+    optimize(model, [dense_batchnorm], verify=True, report=report)
+    assert not report.faults
+    assert report.folded == {"dense_batchnorm": 4}
+    assert "on large inputs nothing was compared" in str(report.verification)
+
+
+@pytest.mark.parametrize("function", [wrong, not_a_number])
+def test_the_rewrite_that_is_wrong_is_found_in_a_model_that_overflows(function):
+    def sometimes(dense, bn):
+        return (function if bn.layer.name == "bn_2" else right)(dense, bn)
+
+    model, report = dense_net(), Report()
+    model.layers[-1].set_weights(
+        [weight * np.float32(1e38) for weight in model.layers[-1].get_weights()]
+    )
+    optimize(model, [rule_of(sometimes)], verify=True, report=report)
+    [fault] = report.faults
+    assert fault.layers == ("dense_2", "bn_2")
+    assert any(each.compared < 1 for each in report.verification.trials)
+
+
+class Checks:
+    """A run of 64 rewrites, some of which are wrong: how many results are checked, and when."""
+
+    def __init__(self, wrong, seconds=1.0):
+        self.wrong, self.seconds, self.time, self.number = wrong, seconds, 0.0, 0
+
+    def build(self, rules, report, course):
+        made = [("a", (), (str(n),)) for n in range(64)] if rules else []
+        made = [each for each in made if each not in course.dropped][: course.most]
+        course.made.extend(made)
+        return made
+
+    def check(self, made, report):
+        self.time += self.seconds
+        self.number += 1
+        return "wrong" if any(int(name) in self.wrong for _, _, (name,) in made) else None
+
+    def run(self):
+        report = Report()
+        a = rule(chain(dense=Dense), name="a")(right_alone)
+        build_right(self.build, [a], report, self.check, strict=False, clock=lambda: self.time)
+        return [fault.layers for fault in report.faults]
+
+
+def right_alone(dense):
+    return dense
+
+
+@pytest.mark.parametrize("place", [0, 1, 31, 62, 63])
+def test_a_search_is_a_bisection(place):
+    checks = Checks({place})
+    assert checks.run() == [(str(place),)]
+    assert checks.number <= 3 + 6  # the result before and after, that without rewrites, 64 = 2 ** 6
+
+
+def test_a_search_goes_on_where_the_last_one_ended():
+    checks = Checks({56, 60})
+    assert checks.run() == [("56",), ("60",)]
+    assert checks.number <= 3 + 6 + 1 + 3
+
+
+def test_a_search_ends_when_its_time_is_over():
+    checks = Checks({40}, seconds=SECONDS / 3)
+    assert checks.run() == [()]
+    assert checks.number <= 6
 
 
 @pytest.mark.parametrize("function", WRONG)

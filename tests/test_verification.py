@@ -7,7 +7,7 @@ from keras import layers
 from keras.layers import BatchNormalization, Conv2D, Dense
 
 import kito
-from kito import optimize, verify
+from kito import optimize, verification, verify
 from kito.graph.ir import to_numpy
 from kito.testing import randomize
 
@@ -97,6 +97,76 @@ def test_a_model_that_amplifies_its_last_bit_is_told_apart():
     assert verification.passed
     assert verification.weakness == "the model amplifies the last bit of its weights"
     assert "proves little" in str(verification)
+
+
+def overflowing(scale):
+    """A model whose last factors are so large that answers are out of range."""
+    model = small()
+    model.layers[-1].gamma.assign(model.layers[-1].gamma * scale)
+    return model
+
+
+def answers(model, kind):
+    batch = verification.drawn_inputs(model, 0)[kind]
+    return keras.ops.convert_to_numpy(model.predict_on_batch(batch))
+
+
+def test_large_inputs_that_overflow_in_part_are_compared_in_part():
+    model = overflowing(1e36)
+    finite = np.isfinite(answers(model, "large"))
+    assert 0.01 < np.mean(finite) < 0.99
+    assert np.isfinite(answers(model, "random")).all()
+    result = verify(model, optimize(model))
+    assert result.passed
+    assert result.weakness is None
+    [large] = [each for each in result.trials if each.inputs == "large"]
+    assert 0 < large.compared < np.mean(finite)
+    assert f"on large inputs {large.compared:.1%} was compared of" in str(result)
+    assert {each.compared for each in result.trials if each is not large} == {1.0}
+
+
+def test_not_a_number_where_a_model_does_not_overflow_fails():
+    model = overflowing(1e36)
+    fast = optimize(model)
+    kernel = to_numpy(fast.layers[-1].kernel).copy()
+    kernel[..., 3] = np.nan
+    fast.layers[-1].kernel.assign(kernel)
+    failed = {each.inputs for each in verify(model, fast).trials if not each.passed}
+    assert failed == {"random", "other sizes", "zeros", "large"}
+
+
+def test_a_model_that_overflows_everywhere_proves_nothing():
+    inputs = keras.Input((4,))
+    dense, other = Dense(3, name="one"), Dense(3, name="two")
+    model = randomize(keras.Model(inputs, [dense(inputs), other(inputs)]))
+    dense.kernel.assign(dense.kernel * np.nan)
+    result = verify(model, optimize(model))
+    assert result.passed
+    assert result.weakness == "the model answers infinity or not a number in one"
+    assert "on random inputs nothing was compared of one, as the model overflows" in str(result)
+    assert {each.compared for each in result.trials if each.output == "two"} == {1.0}
+
+
+def test_what_is_about_to_overflow_is_not_compared():
+    """What the order of additions decides is no mistake; not to have a number elsewhere is one."""
+    inputs = keras.Input((3,))
+    rows = np.array([[3e38, 3e38, -3e38], [1.0, 2.0, 3.0]], "float32")
+    one, other, empty = (
+        keras.Model(inputs, keras.ops.stack(total, axis=-1))
+        for total in (
+            [inputs[:, 0] + (inputs[:, 1] + inputs[:, 2])],
+            [(inputs[:, 0] + inputs[:, 1]) + inputs[:, 2]],
+            [inputs[:, 0] * np.float32(np.nan)],
+        )
+    )
+    assert np.isfinite(one.predict_on_batch(rows)).all()
+    assert not np.isfinite(other.predict_on_batch(rows)).all()
+    [given] = [each for each in verify(one, other, rows).trials if each.inputs == "given"]
+    assert given.passed
+    assert given.compared == 0.5
+    [given] = [each for each in verify(one, empty, rows).trials if each.inputs == "given"]
+    assert not given.passed
+    assert verify(one, other, rows[:1]).passed
 
 
 def test_a_model_that_is_random_says_nothing():
