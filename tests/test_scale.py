@@ -56,6 +56,21 @@ def test_work_grows_with_the_model(kind, tmp_path):
     assert many < 4.4 * few
 
 
+def test_each_call_in_composites_inside_composites_runs_as_often(monkeypatch):
+    calls, call = Counter(), layers.BatchNormalization.call
+
+    def counted(layer, *args, **kwargs):
+        calls[depth] += 1
+        return call(layer, *args, **kwargs)
+
+    models = {depth: MODELS["composite"](depth) for depth in (3, 12)}
+    monkeypatch.setattr(layers.BatchNormalization, "call", counted)
+    for depth, model in models.items():
+        report = kito.explain(model)
+        assert len(report.applied) == depth
+    assert calls[12] == 4 * calls[3]
+
+
 def test_work_grows_with_the_names_that_rules_need(tmp_path):
     x = keras.Input((4, 4, 2))
     models = []

@@ -28,7 +28,13 @@ from kito.graph.keras_internals import (
     plain,
     structures,
 )
-from kito.graph.trace import UntraceableError, is_composite, is_written_in_python, trace
+from kito.graph.trace import (
+    Outputs,
+    UntraceableError,
+    is_composite,
+    is_written_in_python,
+    trace,
+)
 from kito.report import Report
 
 KERAS_2 = ("tf_keras", "tensorflow.python.keras")
@@ -91,6 +97,7 @@ class _Lifter:
         self._report = report
         self._layers: dict[int, Layer] = {}
         self._traces: dict[Layer, _Call] = {}
+        self._outputs: Outputs = {}
 
     def graph(self, model: Any, name: str | None = None) -> Graph:
         graph = Graph(
@@ -244,7 +251,7 @@ class _Lifter:
             raise UntraceableError("a mask runs through it")
         if call.kwargs.pop("training", None):
             raise UntraceableError("it is called with training=True")
-        with trace(layer.source, call.args, call.kwargs) as function:
+        with trace(layer.source, call.args, call.kwargs, self._outputs) as function:
             graph = self.graph(function, layer.name)
         graph.traced = True
         traced = replace(layer, graph=graph)
@@ -261,7 +268,7 @@ class _Lifter:
         reasons = []
         for inputs in _inputs_of(model):
             try:
-                with trace(model, (inputs,), {}) as function:
+                with trace(model, (inputs,), {}, self._outputs) as function:
                     graph = self.graph(function, model.name)
                 check_faithful(model, graph, (inputs,), {}, opened=lambda layer: False)
                 leaves = keras.tree.flatten(graph.inputs)

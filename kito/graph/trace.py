@@ -12,6 +12,7 @@ import contextlib
 import inspect
 from collections.abc import Iterator
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import keras
@@ -33,7 +34,13 @@ from kito.graph.keras_internals import (
 # A batch size of which no other number in a model is a multiple.
 BATCH_SIZE = 7919
 ONLY_KERAS = "; kito looks inside a call that uses layers and keras.ops alone"
+# What is told apart in a string.
+PLAIN = (keras.KerasTensor, bool, int, float, str, type(None))
 IN_A_RESHAPE = "computes with the batch size, which kito can replace in a reshape only"
+
+
+# The outputs of composites, by the layer and by the arguments of its call.
+Outputs = dict[tuple[int, str], Any]
 
 
 class UntraceableError(Exception):
@@ -41,11 +48,12 @@ class UntraceableError(Exception):
 
 
 @contextlib.contextmanager
-def trace(layer: keras.Layer, args: Any, kwargs: Any) -> Iterator[Functional]:
+def trace(layer: keras.Layer, args: Any, kwargs: Any, known: Outputs) -> Iterator[Functional]:
     """The graph that the layer's `call` is at inference, for as long as the context lasts.
 
     Args:
         args, kwargs: the arguments of the call, with a `Tensor` where the layer gets a tensor.
+        known: what traces found out before; is added to.
 
     Yields:
         A Functional model of the tensors, in the order in which they stand in the arguments.
@@ -54,7 +62,11 @@ def trace(layer: keras.Layer, args: Any, kwargs: Any) -> Iterator[Functional]:
         UntraceableError: `call` does not run on symbolic tensors, or depends on something that
             they don't show.
     """
-    with only_untraceable("symbolic tensors, which have no values", ONLY_KERAS), untouched(layer):
+    with (
+        only_untraceable("symbolic tensors, which have no values", ONLY_KERAS),
+        inferred_once(layer, known),
+        untouched(layer),
+    ):
         try:
             function = _record(layer, args, kwargs)
             _check_sizes(function)
@@ -63,6 +75,59 @@ def trace(layer: keras.Layer, args: Any, kwargs: Any) -> Iterator[Functional]:
         _check_constants(function)
         _check_training(function)
         yield function
+
+
+@contextlib.contextmanager
+def inferred_once(layer: keras.Layer, known: Outputs) -> Iterator[None]:
+    """Find out once what the composites inside a layer return, whatever is traced later.
+
+    To find it out, Keras runs all that is inside. In a trace of each of n composites, one inside
+    the other, that would be n ** 2 calls.
+    """
+    parts = [
+        part
+        for part in sublayers(layer)[1:]
+        if is_written_in_python(part)
+        and type(part).compute_output_spec is keras.Layer.compute_output_spec
+        and type(part).compute_output_shape is keras.Layer.compute_output_shape
+    ]
+    for part in parts:
+        vars(part)["compute_output_spec"] = partial(_outputs, known, part)
+    try:
+        yield
+    finally:
+        for part in parts:
+            del vars(part)["compute_output_spec"]
+
+
+def _outputs(known: Outputs, layer: keras.Layer, *args: Any, **kwargs: Any) -> Any:
+    """What `layer.compute_output_spec` returns."""
+    if not all(isinstance(leaf, PLAIN) for leaf in keras.tree.flatten((args, kwargs))):
+        return type(layer).compute_output_spec(layer, *args, **kwargs)
+    call = keras.tree.map_structure(
+        lambda leaf: (leaf.shape, leaf.dtype) if isinstance(leaf, keras.KerasTensor) else leaf,
+        (args, kwargs),
+    )
+    key = id(layer), str(call)
+    if key not in known:
+        known[key] = keras.tree.map_structure(_alone, _infer(layer, args, kwargs))
+    return keras.tree.map_structure(_alone, known[key])
+
+
+def _alone(tensor: keras.KerasTensor) -> keras.KerasTensor:
+    """The tensor without the call that it belongs to."""
+    return keras.KerasTensor(tensor.shape, tensor.dtype, sparse=tensor.sparse)
+
+
+def _infer(layer: keras.Layer, args: Any, kwargs: Any) -> Any:
+    """The outputs of a call on symbolic tensors, in which each composite inside is asked for its
+    own; where that does not go, as Keras infers them.
+    """
+    with contextlib.suppress(Exception):
+        outputs = layer.call(*args, **kwargs)
+        if all(isinstance(leaf, keras.KerasTensor) for leaf in keras.tree.flatten(outputs)):
+            return outputs
+    return type(layer).compute_output_spec(layer, *args, **kwargs)
 
 
 @contextlib.contextmanager
