@@ -332,8 +332,11 @@ def rounded_otherwise(model: keras.Model, other: keras.Model, seed: int) -> Iter
                 continue
             value = to_numpy(variable)
             before.append((variable, value))
-            step = spacing(variable.dtype) * rng.choice((-1.0, 1.0), value.shape)
-            variable.assign((value.astype(np.float64) * (1 + step)).astype(value.dtype))
+            step = spacing(variable.dtype)
+            lower, upper = value.dtype.type(1 - step), value.dtype.type(1 + step)
+            # Nothing here takes more memory than the weight does.
+            up = rng.integers(0, 2, value.shape, dtype=np.bool_)
+            variable.assign(value * np.where(up, upper, lower))
         yield
     finally:
         for variable, value in before:

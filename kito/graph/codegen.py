@@ -218,7 +218,7 @@ class _Builder:
                     f"{layer!r} needs the weight '{variable.name}' of shape {variable.shape}; the "
                     f"rule that made it gave {[(n, w.shape) for n, w in weights.items()]}"
                 )
-            shared = self.users[id(given)] > 1
+            shared = self.users[id(given)] > 1 or isinstance(given, keras.Variable)
             variable.assign(keras.ops.copy(given) if shared else given)
             del weights[variable.name], given
         if weights:

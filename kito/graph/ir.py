@@ -173,12 +173,15 @@ class Layer:
     def _weight(self, name: str) -> np.ndarray:
         value = self.new_weights.get(name)
         if value is None:
-            value = self.variables[name]
-            if name == "kernel" and getattr(self.source, "lora_enabled", False):
-                value = self.source.kernel  # LoRA: the property merges what the variable does not
+            value = self.source.kernel if self._merges(name) else self.variables[name]
         weight = to_numpy(value).view()
         weight.flags.writeable = False  # on some backends it is the variable's own memory
         return weight
+
+    def _merges(self, name: str) -> bool:
+        """Whether the weight is not a variable of the source: with LoRA a property adds up two."""
+        lora = not self.new_weights and getattr(self.source, "lora_enabled", False)
+        return bool(lora) and name == "kernel"
 
     def __getattr__(self, name: str) -> Any:
         if not name.startswith("_"):
@@ -209,8 +212,9 @@ class Layer:
     def evolve(self, **changes: Any) -> Layer:
         """This layer with some configuration entries and weights changed.
 
-        Weights are cast once, from whatever precision they were computed in, to the dtype of the
-        layer's variables. Regularizers and constraints, which only training reads, are dropped.
+        Weights that stay are not copied. Others are cast once, from whatever precision they were
+        computed in, to the dtype of the layer's variables. Regularizers and constraints, which only
+        training reads, are dropped.
 
         Raises:
             TypeError: a name is neither a weight nor a configuration entry of the class.
@@ -218,7 +222,8 @@ class Layer:
         entries = {name: value for name, value in changes.items() if name in self.config}
         names = [*self.variables, *self.new_weights]
         kept = [n for n in names if n not in changes and not n.startswith("lora_")]
-        tensors = {n: self.new_weights[n] for n in kept if n in self.new_weights}
+        tensors = {**self.variables, **self.new_weights}
+        tensors = {n: tensors[n] for n in kept if not self._merges(n)}
         weights = {n: self._weight(n) for n in kept if n not in tensors}
         for name in changes.keys() - entries.keys():
             if name not in names and f"{name}_initializer" not in self.config:

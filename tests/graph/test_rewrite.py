@@ -107,6 +107,26 @@ def test_evolve_knows_the_names():
         kito.optimize(model_of(Dense(3)), [odd], strict=True)
 
 
+def test_a_weight_that_stays_is_not_copied_before_the_model_is_built():
+    """A rewrite of each layer would double the memory, for nothing if another rewrite follows."""
+
+    @rule(chain(dense=Dense))
+    def active(dense):
+        if dense.layer.is_new:
+            raise Decline("it is done")
+        changed = dense.evolve(activation="relu")
+        assert changed.new_weights["kernel"] is dense.layer.variables["kernel"]
+        return changed
+
+    model = model_of(Dense(4, name="dense"))
+    fast = kito.optimize(model, [active], strict=True)
+    before = keras.ops.convert_to_numpy(model.get_layer("dense").kernel).copy()
+    fast.get_layer("dense").kernel.assign_add(np.ones((4, 4)))
+    np.testing.assert_array_equal(model.get_layer("dense").kernel, before)
+    model.get_layer("dense").kernel.assign(np.zeros((4, 4)))
+    np.testing.assert_allclose(fast.get_layer("dense").kernel, before + 1)
+
+
 def test_a_tensor_that_stays_is_handed_on_and_two_layers_get_one_each():
     """A copy of it would double the memory; two variables may not have one buffer on JAX."""
 
