@@ -144,8 +144,8 @@ class Verification:
             verb = "differs" if worst.passed else "FAILS: it differs"
             parts.insert(
                 0,
-                f"on {_inputs(worst.inputs)}, {worst.output} {verb} by {worst.difference:.1e}, where "
-                f"{worst.bound:.1e} is allowed; its largest value is {worst.magnitude:.1e}",
+                f"on {_inputs(worst.inputs)}, {worst.output} {verb} by {worst.difference:.1e}, "
+                f"where {worst.bound:.1e} is allowed; its largest value is {worst.magnitude:.1e}",
             )
         if self.weakness:
             parts.append(f"this proves little: {self.weakness}")
