@@ -40,13 +40,13 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 import click
 import keras
 import numpy as np
-from bench_pages import CONVERSIONS, write_pages
-from bench_rows import BACKEND, COLUMNS, STEM, TABLE, cases
+from bench_pages import CONVERSIONS, page, write_pages
+from bench_rows import COLUMNS, cases
 from machine import machine
 from memory import MEGABYTE, PeakMemory
 from plots import draw_all
 from readme import quote
-from rows import Row, read, write
+from rows import RESULTS, Row, read, write
 from speed import NETWORKS as MORE
 from subjects import inception_time, video
 
@@ -59,6 +59,9 @@ sys.path.append(str(Path(__file__).resolve().parent.parent / "tests"))
 from networks import NETWORKS as ORIGINAL
 from networks import randomize
 
+BACKEND = keras.backend.backend()
+# What is measured on another backend than TensorFlow has a table and a page of its own.
+TABLE = RESULTS / ("bench.csv" if BACKEND == "tensorflow" else f"bench_{BACKEND}.csv")
 BATCH_SIZES = (1, 8, 32)
 # Beyond so many multiply-adds for a picture, 32 of them take minutes and tell nothing new.
 MOST_FOR_32 = 2e9
@@ -183,10 +186,12 @@ def put(rows: list[Row], name: str) -> None:
 
 def publish() -> None:
     """Write the pages and the plots, and quote the first table in the README."""
+    if BACKEND != "tensorflow":
+        TABLE.with_suffix(".md").write_text(page(read(TABLE), plots=False))
+        return
     write_pages()
-    if STEM == "bench":
-        draw_all(cases(read(TABLE)), read(CONVERSIONS))
-        quote()
+    draw_all(cases(read(TABLE)), read(CONVERSIONS))
+    quote()
 
 
 @click.command(help=__doc__.split("\n", 1)[0])

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from bench_rows import STEM, TABLE, Case, cases, ratio, share
+from bench_rows import TABLE, Case, cases, ratio, share
 from machine import machines
 from rows import RESULTS, Row, read, table
 
-PAGE = RESULTS / f"{STEM}.md"
+PAGE = RESULTS / "bench.md"
 ORIGINAL_PAGE = RESULTS / "original.md"
 CONVERSIONS = RESULTS / "networks.csv"
 HEADLINE = (
@@ -123,8 +123,8 @@ def details(all_cases: list[Case], batch: str) -> str:
     return table(headings, lines)
 
 
-def page(rows: list[Row]) -> str:
-    """All figures as Markdown."""
+def page(rows: list[Row], *, plots: bool = True) -> str:
+    """All figures as Markdown, and the plots if there are some."""
     all_cases = cases(rows)
     batches = list(dict.fromkeys(row["batch"] for row in rows))
     parts = [
@@ -133,7 +133,7 @@ def page(rows: list[Row]) -> str:
         "medians, in milliseconds a batch, of runs in turns in one process. Ratios above 1 are "
         "gains; what computes in bfloat16 counts for none.",
     ]
-    if STEM == "bench":
+    if plots:
         parts += [
             "![Times of a batch, with their spread](bars.svg)",
             "![Time against batch](batches.svg)",
@@ -213,5 +213,4 @@ def write_pages() -> None:
     """Write the pages anew, from the result files."""
     rows = read(TABLE)
     PAGE.write_text(page(rows))
-    if STEM == "bench":
-        ORIGINAL_PAGE.write_text(original_page(rows, read(CONVERSIONS)))
+    ORIGINAL_PAGE.write_text(original_page(rows, read(CONVERSIONS)))

@@ -5,16 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-import keras
 from rows import RESULTS, Row
 
 from kito.bench import BY_HAND, PREDICTOR
 from kito.ways import KERAS, PREDICT
 
-# What is measured on another backend of Keras has a table and a page of its own.
-BACKEND = keras.backend.backend()
-STEM = "bench" if BACKEND == "tensorflow" else f"bench_{BACKEND}"
-TABLE = RESULTS / f"{STEM}.csv"
+TABLE = RESULTS / "bench.csv"
 COLUMNS = (
     "network",
     "batch",
