@@ -169,6 +169,23 @@ def test_what_is_about_to_overflow_is_not_compared():
     assert verify(one, other, rows[:1]).passed
 
 
+@pytest.mark.parametrize("scale", [1, 1000])
+@pytest.mark.parametrize("precision", ["float16", "bfloat16"])
+def test_a_result_of_another_precision_is_rounded_as_that_is(precision, scale):
+    """Of which large inputs may be out of range. A mistake is still larger than the roundings."""
+    model = small()
+    model.layers[-1].gamma.assign(scale * model.layers[-1].gamma)
+    fast = optimize(model, precision=precision)
+    result = verify(model, fast)
+    assert result.passed
+    tried = {each.inputs for each in result.trials}
+    assert tried >= {"random", "other sizes", "zeros"}
+    assert ("large" in tried) == (precision == "bfloat16")
+    layer = next(layer for layer in fast.layers if layer.weights)
+    layer.kernel.assign(-layer.kernel)
+    assert not verify(model, fast).passed
+
+
 def test_a_model_that_is_random_says_nothing():
     class Noise(layers.Layer):
         def __init__(self):
