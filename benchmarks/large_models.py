@@ -11,6 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import keras
+import numpy as np
 from keras import layers
 
 Tensor = keras.KerasTensor
@@ -140,10 +141,15 @@ def composite(depth: int) -> keras.Model:
 def heavy(megabytes: int) -> keras.Model:
     """Dense layers of 100 MB each, with normalizations and ReLU."""
     units = 5_000
-    mean = keras.initializers.Constant(1 / units)  # random numbers would take most of the time
+    # A few random numbers, over and over: so many would take most of the time. Not a single one:
+    # then all roundings of a sum go in one direction, and two orders of addition lie far apart.
+    numbers = np.random.default_rng(0).standard_normal(10_007).astype("float32")
+    kernel = np.resize(numbers / np.sqrt(units), (units, units))
     inputs = x = keras.Input((units,))
     for _ in range(megabytes // 100):
-        x = layers.Dense(units, kernel_initializer=mean)(x)
+        dense = layers.Dense(units, kernel_initializer="zeros")
+        x = dense(x)
+        dense.kernel.assign(kernel)
         x = layers.ReLU()(layers.BatchNormalization()(x))
     return keras.Model(inputs, x)
 
