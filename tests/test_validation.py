@@ -236,7 +236,7 @@ def test_says_that_the_pattern_never_matched(monkeypatch):
 def test_says_what_is_missing(monkeypatch):
     monkeypatch.delitem(sys.modules, "kito.validation")
     monkeypatch.setitem(sys.modules, "hypothesis", None)
-    with pytest.raises(ImportError, match=r"validate needs hypothesis: pip install kito"):
+    with pytest.raises(ImportError, match=r"validate needs hypothesis: pip install .kito"):
         kito.testing.validate  # noqa: B018
 
 
