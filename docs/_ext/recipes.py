@@ -92,7 +92,8 @@ def reasons(name: str) -> str:
 {listed}
 
 Names and figures of your model stand where the code is. [The reasons of all
-rules](../what-is-kept.md) come before.
+rules](../what-is-kept.md) come before; of those that several rules have, there are
+[examples](../shared-reasons.md).
 :::
 """
 

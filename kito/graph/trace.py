@@ -88,6 +88,7 @@ def inferred_once(layer: keras.Layer, known: Outputs) -> Iterator[None]:
         part
         for part in sublayers(layer)[1:]
         if is_written_in_python(part)
+        and "compute_output_spec" not in vars(part)
         and type(part).compute_output_spec is keras.Layer.compute_output_spec
         and type(part).compute_output_shape is keras.Layer.compute_output_shape
     ]
