@@ -27,7 +27,7 @@ BATCH_SIZES = (1, 8, 32)
 SECONDS = 10.0
 LEAST = 5
 # Times as slow as Keras, that is, and not worth the time that it would take on larger batches.
-HOPELESS = 10
+HOPELESS = 4
 # Of the time that a batch size gets: what the choice of `kito.predictor` takes, and the turns of
 # all ways.
 CHOOSING = 0.3
@@ -146,7 +146,7 @@ def measure(
     that fit.
 
     ONNX Runtime's threads do not spin after a run, and OpenVINO computes in float32 where its row
-    does not say otherwise. What takes more than ten times as long as Keras on the first batch size
+    does not say otherwise. What takes more than four times as long as Keras on the first batch size
     is not timed on the others.
 
     Args:

@@ -83,10 +83,7 @@ def ways(model: keras.Model, fast: Fast, reference: Reference) -> list[Way]:
         Way(PREDICT, False, True, lambda: partial(model.predict, verbose=0)),
     ]
     if keras.backend.backend() == "tensorflow":
-        found += [
-            Way(XLA, False, True, partial(compiled, model)),
-            Way(XLA, True, True, lambda: compiled(fast("tensorflow", None))),
-        ]
+        found.append(Way(XLA, False, True, partial(compiled, model)))
     for name, registered in engines().items():
         engine = registered.engine
         if engine.lacks_to_save():
