@@ -42,7 +42,8 @@ def scaled_and_shifted(
         Decline: the kernel does not have the axis, or Keras would misread the bias.
     """
     equation = EQUATION.fullmatch(einsum.equation)
-    if equation is None:
+    # A letter that stands twice in the kernel takes its diagonal.
+    if equation is None or len({*equation["kernel"]}) < len(equation["kernel"]):
         raise Decline(f"{einsum.name} has the equation {einsum.equation}, which kito can't read")
     rank = len(einsum.output.shape)
     letters = equation["output"].replace(ELLIPSIS, "")

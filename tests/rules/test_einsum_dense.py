@@ -142,3 +142,8 @@ def test_declines_float16_out_of_range():
     einsum = EinsumDense("abc,cd->abd", (None, 4))
     bn = BatchNormalization(epsilon=1e5)
     check_declines(model_of(einsum, bn), RULES, reason="range of float16")
+
+
+def test_declines_the_diagonal_of_the_kernel():
+    einsum = EinsumDense("abc,cdd->abd", (None, 6))
+    check_declines(model_of(einsum, BatchNormalization()), RULES, reason="which kito can't read")
