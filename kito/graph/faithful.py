@@ -52,7 +52,7 @@ def check_faithful(
     dynamic = any(None in leaf.shape[1:] for leaf in leaves if isinstance(leaf, Tensor))
     sizes = SIZES_OF_A_MODEL if isinstance(source, keras.Model) else SIZES_OF_A_LAYER
     rng = np.random.default_rng(0)
-    with only_untraceable(), untouched(source):
+    with only_untraceable(), untouched(source), uncompiled():
         for batch, size in zip((2, 1), sizes, strict=True) if dynamic else ((2, 1),):
             data = [_data(rng, leaf, batch, size) for leaf in leaves]
             given = [
@@ -115,6 +115,26 @@ def _leaves(graph: Graph, opened: Opened) -> Iterator[keras.Layer]:
             yield from _leaves(node.layer.graph, opened)
         elif isinstance(node.layer.source, keras.Layer):
             yield node.layer.source
+
+
+@contextlib.contextmanager
+def uncompiled() -> Iterator[None]:
+    """Let TensorFlow run functions as they are written.
+
+    Keras has it compile each grouped convolution, which for one call takes much longer than the
+    convolution.
+    """
+    if keras.backend.backend() != "tensorflow":
+        yield
+        return
+    import tensorflow as tf  # noqa: PLC0415 (Keras may run on another backend)
+
+    before = tf.config.functions_run_eagerly()
+    tf.config.run_functions_eagerly(True)
+    try:
+        yield
+    finally:
+        tf.config.run_functions_eagerly(before)
 
 
 @contextlib.contextmanager

@@ -5,6 +5,7 @@ from functools import partial
 import keras
 import numpy as np
 import pytest
+import tensorflow as tf
 from keras import layers, ops
 from keras.layers import BatchNormalization, Conv2D, Dense
 
@@ -250,6 +251,17 @@ def test_a_layer_inside_runs_once_on_the_same_data(size):
     ran.clear()
     kito.explain(model, FOLDS)
     assert ran == ([(2, 8, 8, 3)] if size else [(2, 32, 32, 3), (1, 40, 40, 3)])
+
+
+@pytest.mark.skipif(keras.backend.backend() != "tensorflow", reason="of TensorFlow's functions")
+def test_grouped_convolutions_are_not_compiled_to_find_out(monkeypatch):
+    block = Block()
+    block.conv = Conv2D(4, 3, padding="same", groups=2, name="conv")
+    model = around(block, shape=(8, 8, 4))
+    compiled = []
+    monkeypatch.setattr(tf.config, "run_functions_eagerly", lambda on: compiled.append(not on))
+    kito.explain(model, FOLDS)
+    assert compiled == [False, True]
 
 
 def test_declines_a_block_that_leaves_keras():
