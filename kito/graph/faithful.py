@@ -49,7 +49,7 @@ def check_faithful(
         UntraceableError: it does not, or can't be found out.
     """
     leaves = keras.tree.flatten((args, kwargs))
-    dynamic = any(None in leaf.shape[1:] for leaf in leaves if isinstance(leaf, Tensor))
+    dynamic = any(None in leaf.shape for leaf in leaves if isinstance(leaf, Tensor))
     sizes = SIZES_OF_A_MODEL if isinstance(source, keras.Model) else SIZES_OF_A_LAYER
     rng = np.random.default_rng(0)
     with only_untraceable(), untouched(source), uncompiled():

@@ -33,6 +33,8 @@ from kito.graph.keras_internals import (
 
 # A batch size of which no other number in a model is a multiple.
 BATCH_SIZE = 7919
+# With which sizes a call is recorded again that is to work with any.
+OTHER_SIZES = (1, 16, 1024)
 ONLY_KERAS = "; kito looks inside a call that uses layers and keras.ops alone"
 # What is told apart in a string.
 PLAIN = (keras.KerasTensor, bool, int, float, str, type(None))
@@ -67,13 +69,10 @@ def trace(layer: keras.Layer, args: Any, kwargs: Any, known: Outputs) -> Iterato
         inferred_once(layer, known),
         untouched(layer),
     ):
-        try:
-            function = _record(layer, args, kwargs)
-            _check_sizes(function)
-        except Exception:
-            function = _record_of_any_batch(layer, args, kwargs)
+        function = _record_at_inference(layer, args, kwargs)
         _check_constants(function)
         _check_training(function)
+        _check_other_sizes(function, layer, args, kwargs)
         yield function
 
 
@@ -143,6 +142,15 @@ def only_untraceable(data: str = "random data", remedy: str = "") -> Iterator[No
     except Exception as error:
         said = f"{type(error).__name__}: {first_line(error)}"
         raise UntraceableError(f"its call fails on {data} ({said}){remedy}") from error
+
+
+def _record_at_inference(layer: keras.Layer, args: Any, kwargs: Any) -> Functional:
+    try:
+        function = _record(layer, args, kwargs)
+        _check_sizes(function)
+    except Exception:
+        function = _record_of_any_batch(layer, args, kwargs)
+    return function
 
 
 def _record(layer: keras.Layer, args: Any, kwargs: Any) -> Functional:
@@ -239,16 +247,64 @@ def _check_sizes(function: Functional) -> None:
 
 
 def _check_constants(function: Functional) -> None:
-    """Weights that `call` reads itself would be frozen into the record, and lost on saving."""
+    """Weights that `call` reads itself would be frozen into the record, and lost on saving; so
+    would functions, and whatever they read.
+    """
     plain = (bool, int, float, str, type(None), type(...), slice, np.ndarray, np.generic)
     for call in calls_in_order(function):
-        for leaf in keras.tree.flatten((call.arguments.args, call.arguments.kwargs)):
+        leaves = keras.tree.flatten((call.arguments.args, call.arguments.kwargs))
+        if not isinstance(call.operation, keras.Layer):
+            leaves += filter(callable, vars(call.operation).values())
+        for leaf in leaves:
             if not isinstance(leaf, (keras.KerasTensor, *plain)):
                 made = "weight" if isinstance(leaf, keras.Variable) else type(leaf).__name__
                 raise UntraceableError(
                     f"its call hands a {made} to {call.operation.name}, which kito can't take "
                     "over unless a layer holds it"
                 )
+
+
+def _check_other_sizes(function: Functional, layer: keras.Layer, args: Any, kwargs: Any) -> None:
+    """A branch on a size is not seen where the size is not known, nor maybe on random data, for
+    which sizes are small.
+    """
+    tensors = [leaf for leaf in keras.tree.flatten((args, kwargs)) if isinstance(leaf, Tensor)]
+    if not any(None in tensor.shape[1:] for tensor in tensors):
+        return
+    expected = _outline(function)
+    for known in OTHER_SIZES:
+
+        def sized(leaf: Any, known: int = known) -> Any:
+            if not isinstance(leaf, Tensor):
+                return leaf
+            return replace(leaf, shape=(*leaf.shape[:1], *(n or known for n in leaf.shape[1:])))
+
+        try:
+            other = _record_at_inference(layer, *keras.tree.map_structure(sized, (args, kwargs)))
+        except Exception:  # it takes no input of that size
+            continue
+        if _outline(other) != expected:
+            raise UntraceableError(f"its call does otherwise where a size is {known}")
+
+
+def _outline(function: Functional) -> list[str]:
+    """The calls of a record and their arguments: equal for records that compute the same."""
+    numbers: dict[int, str] = {}
+    lines = []
+    for number, call in enumerate(calls_in_order(function)):
+        operation, given = call.operation, arguments(call)
+        for index, tensor in enumerate(call.outputs):
+            numbers[id(tensor)] = f"{number}.{index}"
+        if call.is_input:
+            continue
+        what: Any = id(operation)
+        if not isinstance(operation, keras.Layer):
+            settings = {name: value for name, value in vars(operation).items() if name[0] != "_"}
+            what = type(operation), {**settings, "name": None}
+        given = keras.tree.map_structure(lambda leaf: numbers.get(id(leaf), leaf), given)
+        lines.append(f"{what} {given}")
+    outputs = keras.tree.map_structure(lambda leaf: numbers[id(leaf)], structures(function)[1])
+    return [*lines, str(outputs)]
 
 
 def _check_training(function: Functional) -> None:
