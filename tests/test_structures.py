@@ -161,6 +161,21 @@ def test_a_compiled_model_evaluates_as_before():
     assert np.allclose(fast.evaluate(*data, verbose=0), expected, rtol=1e-5)
 
 
+def test_penalties_of_rewritten_layers_are_missed_in_the_loss():
+    inputs = keras.Input(SHAPE)
+    x = BatchNormalization()(Conv2D(4, 3, kernel_regularizer="l2")(inputs))
+    x = Conv2D(4, 1, kernel_regularizer="l2", activity_regularizer="l2")(layers.ReLU()(x))
+    model = randomize(keras.Model(inputs, x))
+    report = kito.Report()
+    kito.optimize(model, FOLDS, report=report)
+    assert not report.notes
+    model.compile(loss="mse")
+    kito.optimize(model, FOLDS, report=report)
+    assert report.notes == [
+        "the loss of `evaluate` lacks what regularizers of rewritten layers added to it (1)"
+    ]
+
+
 def test_layers_called_with_the_same_tensor_twice():
     inputs = keras.Input(SHAPE)
     x = conv_bn(inputs)

@@ -25,6 +25,7 @@ from kito.graph.keras_internals import (
     no_initializers,
     recursion,
     shell,
+    sublayers,
 )
 from kito.progress import track
 from kito.report import Report
@@ -46,7 +47,8 @@ def codegen(graph: Graph, report: Report) -> keras.Model:
 def copy_compile_state(model: keras.Model, fast: keras.Model, report: Report) -> None:
     """Compile the new model as the source was, so that `evaluate` works as before.
 
-    The optimizer gets no state: that would be as large as the weights, or twice that.
+    The optimizer gets no state: that would be as large as the weights, or twice that. Penalties on
+    weights or activations, which only training needs, are lost where a layer was rewritten.
     """
     if not getattr(model, "compiled", False):
         return
@@ -57,6 +59,17 @@ def copy_compile_state(model: keras.Model, fast: keras.Model, report: Report) ->
         report.notes.append(
             f"the result is not compiled, call `compile` again: {first_line(error)}"
         )
+    if lost := _penalties(model) - _penalties(fast):
+        report.notes.append(
+            "the loss of `evaluate` lacks what regularizers of rewritten layers added to it "
+            f"({lost})"
+        )
+
+
+def _penalties(model: keras.Model) -> int:
+    """How many regularizers add to the loss of a model."""
+    weights = sum(weight.regularizer is not None for weight in model.trainable_weights)
+    return weights + sum(part.activity_regularizer is not None for part in sublayers(model))
 
 
 class _Builder:

@@ -13,6 +13,7 @@ import keras
 from keras.src.applications.convnext import LayerScale as LayerScale
 from keras.src.applications.convnext import StochasticDepth as StochasticDepth
 from keras.src.backend.common import global_state
+from keras.src.layers.layer import CallContext
 from keras.src.models import functional as functional_models
 from keras.src.models.functional import Functional as Functional
 from keras.src.ops import core as core_operations
@@ -342,6 +343,22 @@ def _was_built_by_the_call(
     shapes of its outputs.
     """
     return cls.__module__.startswith("keras.src.") and not before["built"] and now["built"]
+
+
+@contextlib.contextmanager
+def at_inference(layer: keras.Layer) -> Iterator[None]:
+    """Let what a layer's `call` calls inherit `training=False` from it, as it does in `predict`.
+
+    Some layers take themselves to be in training where nobody tells them.
+    """
+    context = CallContext(entry_layer=layer)
+    context.set_value("training", False)
+    before = global_state.get_global_attribute("current_call_ctx")
+    global_state.set_global_attribute("current_call_ctx", context)
+    try:
+        yield
+    finally:
+        global_state.set_global_attribute("current_call_ctx", before)
 
 
 class StatefulCallError(Exception):

@@ -19,12 +19,13 @@ import keras
 import numpy as np
 
 from kito.errors import first_line
-from kito.graph.ir import Tensor
+from kito.graph.ir import Layer, Tensor
 from kito.graph.keras_internals import (
     Functional,
     ReshapeOperation,
     StatefulCallError,
     arguments,
+    at_inference,
     calls_in_order,
     structures,
     sublayers,
@@ -169,7 +170,8 @@ def _record(layer: keras.Layer, args: Any, kwargs: Any) -> Functional:
     args, kwargs = keras.tree.map_structure(symbolic, (args, kwargs))
     if "training" in inspect.signature(layer.call).parameters:
         kwargs = {**kwargs, "training": False}
-    outputs = layer.call(*args, **kwargs)
+    with at_inference(layer):
+        outputs = layer.call(*args, **kwargs)
     if not all(isinstance(leaf, keras.KerasTensor) for leaf in keras.tree.flatten(outputs)):
         raise UntraceableError("its call returns something that is not a tensor")
     return keras.Function(inputs if len(inputs) > 1 else inputs[0], outputs)
@@ -271,7 +273,8 @@ def _check_other_sizes(function: Functional, layer: keras.Layer, args: Any, kwar
     tensors = [leaf for leaf in keras.tree.flatten((args, kwargs)) if isinstance(leaf, Tensor)]
     if not any(None in tensor.shape[1:] for tensor in tensors):
         return
-    expected = _outline(function)
+    held = set(map(id, sublayers(layer)))
+    expected = _outline(function, held)
     for known in OTHER_SIZES:
 
         def sized(leaf: Any, known: int = known) -> Any:
@@ -283,12 +286,16 @@ def _check_other_sizes(function: Functional, layer: keras.Layer, args: Any, kwar
             other = _record_at_inference(layer, *keras.tree.map_structure(sized, (args, kwargs)))
         except Exception:  # it takes no input of that size
             continue
-        if _outline(other) != expected:
+        if _outline(other, held) != expected:
             raise UntraceableError(f"its call does otherwise where a size is {known}")
 
 
-def _outline(function: Functional) -> list[str]:
-    """The calls of a record and their arguments: equal for records that compute the same."""
+def _outline(function: Functional, held: set[int]) -> list[str]:
+    """The calls of a record and their arguments: equal for records that compute the same.
+
+    Args:
+        held: the layers that are the same in all records; others the call may have made.
+    """
     numbers: dict[int, str] = {}
     lines = []
     for number, call in enumerate(calls_in_order(function)):
@@ -297,14 +304,18 @@ def _outline(function: Functional) -> list[str]:
             numbers[id(tensor)] = f"{number}.{index}"
         if call.is_input:
             continue
-        what: Any = id(operation)
-        if not isinstance(operation, keras.Layer):
-            settings = {name: value for name, value in vars(operation).items() if name[0] != "_"}
-            what = type(operation), {**settings, "name": None}
         given = keras.tree.map_structure(lambda leaf: numbers.get(id(leaf), leaf), given)
+        what = id(operation) if id(operation) in held else _described(operation)
         lines.append(f"{what} {given}")
     outputs = keras.tree.map_structure(lambda leaf: numbers[id(leaf)], structures(function)[1])
     return [*lines, str(outputs)]
+
+
+def _described(operation: keras.Operation) -> Any:
+    try:
+        return type(operation), Layer.of(operation).behaviour
+    except NotImplementedError:  # it can't say what it is
+        return type(operation)
 
 
 def _check_training(function: Functional) -> None:

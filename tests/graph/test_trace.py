@@ -334,6 +334,32 @@ def test_declines_a_block_with_training_true():
     assert "it is called with training=True" in report.notes[0]
 
 
+class ResizingBlock(Block):
+    """Holds a layer that takes itself to be in training, unless it is told otherwise."""
+
+    def __init__(self, **options):
+        super().__init__(**options)
+        self.resizing = layers.Resizing(8, 8)
+
+    def call(self, x, training=None):
+        return self.resizing(super().call(x, training=training))
+
+
+def test_what_a_layer_inside_is_not_told_it_inherits():
+    check_rewrites(around(ResizingBlock()), FOLDS, times=1)
+
+
+class AddingBlock(Block):
+    """Makes a layer in each call."""
+
+    def call(self, x):
+        return layers.Add()([x, layers.Activation("relu")(super().call(x))])
+
+
+def test_layers_that_a_call_makes_are_the_same_at_every_size():
+    check_rewrites(around(AddingBlock(3), shape=(None, None, 3)), FOLDS, times=1)
+
+
 def test_declines_a_block_that_is_called_in_two_ways():
     block = Block(3)
     one, two = keras.Input(SHAPE), keras.Input((16, 16, 3))
