@@ -42,4 +42,4 @@ def check_version(distribution: metadata.Distribution | None) -> None:
 
 def remedy(name: str) -> str:
     """What to do about a distribution that is made for another version of kito."""
-    return f"Install versions that go together: pip install --upgrade {KITO} {name}"
+    return f"Install versions of {KITO} and {name} that go together"

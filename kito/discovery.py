@@ -29,12 +29,11 @@ def manager(group: str) -> pluggy.PluginManager:
     version of kito is left out with a warning that names its distribution; one that is switched off
     is not imported.
     """
-    switched_off = {name.strip() for name in os.environ.get(SWITCHED_OFF, "").split(",")}
-    switched_off |= {canonicalize_name(name) for name in switched_off}
+    switched_off = _switched_off()
     plugins = pluggy.PluginManager(KITO)
     plugins.add_hookspecs(hookspecs)
     for entry_point in sorted(metadata.entry_points(group=group), key=_plugin_name):
-        if switched_off & {entry_point.name, canonicalize_name(_origin(entry_point).split(" ")[0])}:
+        if switched_off & _names(entry_point):
             continue
         try:
             check_version(entry_point.dist)
@@ -46,6 +45,28 @@ def manager(group: str) -> pluggy.PluginManager:
         except Exception as error:
             _leave_out(_plugin_name(entry_point), error)
     return plugins
+
+
+def _switched_off() -> set[str]:
+    """The names that the environment variable has; of one that is no plugin's a warning tells."""
+    names = {name.strip() for name in os.environ.get(SWITCHED_OFF, "").split(",")} - {""}
+    installed: set[str] = set()
+    for group in HOOKS:
+        installed.update(*map(_names, metadata.entry_points(group=group)))
+    for name in sorted(names):
+        if not {name, canonicalize_name(name)} & installed:
+            near = difflib.get_close_matches(name, installed, n=1)
+            hint = f" Did you mean '{near[0]}'?" if near else ""
+            warnings.warn(
+                f"{SWITCHED_OFF} has '{name}', which is no plugin that is installed.{hint}",
+                stacklevel=3,
+            )
+    return names | set(map(canonicalize_name, names))
+
+
+def _names(entry_point: metadata.EntryPoint) -> set[str]:
+    """What a plugin is called: as its entry point, and as its distribution."""
+    return {entry_point.name, canonicalize_name(_origin(entry_point).split(" ")[0])}
 
 
 def _plugin_name(entry_point: metadata.EntryPoint) -> str:

@@ -16,7 +16,7 @@ from keras.layers import (
 
 from kito import Report, explain, optimize
 from kito.rules.separable_split import separable_split
-from kito.testing import check_declines, check_equivalent, check_rewrites
+from kito.testing import check_equivalent, check_rewrites
 
 RULES = [separable_split]
 SHAPES = {SeparableConv1D: (9, 3), SeparableConv2D: (9, 8, 3)}
@@ -68,7 +68,10 @@ def test_splits_channels_first():
 def test_declines_channels_first_in_what_a_plain_convolution_can_not_compute(policy):
     keras.config.set_dtype_policy(policy)
     conv = SeparableConv2D(5, 3, data_format="channels_first", name="conv")
-    check_declines(model_of(conv, (3, 9, 9)), RULES, reason="conv is channels_first and computes")
+    # Not run: TensorFlow 2.18 can't compute the source either.
+    report = explain(model_of(conv, (3, 9, 9)), RULES)
+    assert not report.applied
+    assert "conv is channels_first and computes" in report.declined[0].reason
 
 
 @pytest.mark.parametrize("policy", ["float16", "mixed_float16"])
