@@ -7,6 +7,7 @@ shared layer, what the new layers are called, and when to stop. A rule sees only
 from __future__ import annotations
 
 import math
+import re
 import time
 from collections import Counter, deque
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
@@ -242,7 +243,7 @@ class _Rewriter:
                     rule=rule.name,
                     layers=tuple(node.layer.name for node in match.nodes),
                     path=self.paths[id(graph)],
-                    reason=str(reason),
+                    reason=_with_classes(str(reason), match),
                 )
                 continue
             self.apply(rule, sites)
@@ -524,6 +525,17 @@ class _Rewriter:
             if layer not in named and layer not in old:
                 named[layer] = replace(layer, name=unique(candidates(layer.name)))
         return tuple(named.get(layer, layer) for layer in site.layers)
+
+
+def _with_classes(reason: str, match: Match) -> str:
+    """A reason with the classes of layers that rules made: these may be called as what they took in
+    was called, a convolution as its activation.
+    """
+    for layer in dict.fromkeys(node.layer for node in match.nodes):
+        if layer.is_new:
+            name = rf"(?<![\w/]){re.escape(layer.name)}(?![\w/])"
+            reason = re.sub(name, f"{layer.name} ({layer.cls.__name__})", reason, count=1)
+    return reason
 
 
 def check_match(graph: Graph, match: Match) -> None:

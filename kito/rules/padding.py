@@ -105,7 +105,10 @@ def _check_same(pad: Node, window: Node, size: tuple[int, ...], dilation: tuple[
         inner = None if whole is None else whole - sum(sides)
         wanted = same_padding(inner, *sizes)
         if wanted is None:
-            raise Decline(f"the size of axis {first + axis} of {pad.name} is not known")
+            raise Decline(
+                f"the size of axis {first + axis} of {pad.name} is not known; in a model of one "
+                "input size it is"
+            )
         if sides != wanted:
             raise Decline(
                 f"{pad.name} adds {sides} to axis {first + axis}, {window.name} would add {wanted}"

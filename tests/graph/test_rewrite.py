@@ -360,3 +360,15 @@ def test_readers_in_a_model_that_is_called_twice():
 def test_readers_are_one_or_two_links(links):
     with pytest.raises(kito.RuleDefinitionError, match="one or two links"):
         readers(**links)
+
+
+def test_a_reason_has_the_class_of_what_a_rule_made_under_another_name():
+    row = [
+        Conv2D(4, 3, name="conv"),
+        layers.ReLU(name="relu"),
+        layers.Rescaling(2.0, name="double"),
+    ]
+    model = randomize(keras.Sequential([keras.Input((8, 8, 3)), *row]))
+    report = kito.explain(model, ["linear_activation", "linear_affine"])
+    [reason] = {each.reason for each in report.declined}
+    assert reason == "relu (Conv2D) applies its activation (relu) before double"
