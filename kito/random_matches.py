@@ -21,10 +21,10 @@ from keras import layers
 
 from kito.definition import Chain, Layer, Node, Pattern, Ref, where
 from kito.definition import Tensor as KnownTensor
+from kito.graph.guards import MERGES
 from kito.graph.keras_internals import sublayers
 from kito.graph.lift import lift
 from kito.graph.pattern import Branches, Link, Readers
-from kito.graph.rewrite import MERGES
 from kito.random_layers import Class, Made, Maker
 from kito.random_models import (
     CHANNELS,

@@ -52,7 +52,21 @@ Place = tuple[Graph, Node]
 Readers = Callable[[Graph, Node], Iterable[Place]]
 
 
-def check_padding(graph: Graph, match: Match, result: Result) -> None:
+def check_hazards(graph: Graph, match: Match, tail: Node, result: Result, readers: Readers) -> None:
+    """Whether a result would be computed wrongly in the place of a match's tail.
+
+    Args:
+        readers: the calls that read a call, across the borders of nested models.
+
+    Raises:
+        Decline: with the reason.
+    """
+    _check_fusion(graph, tail, result, readers)
+    _check_dtype(graph, tail, result)
+    _check_padding(graph, match, result)
+
+
+def _check_padding(graph: Graph, match: Match, result: Result) -> None:
     """Whether OpenVINO would forget a padding of the result.
 
     Raises:
@@ -78,7 +92,7 @@ def _pads_twice(graph: Graph, call: Node | Call) -> bool:
     return next(_sources(graph, call)).layer.cls is layers.ZeroPadding2D
 
 
-def check_dtype(graph: Graph, tail: Node, result: Result) -> None:
+def _check_dtype(graph: Graph, tail: Node, result: Result) -> None:
     """Whether Keras on PyTorch would give float32 for float64.
 
     Raises:
@@ -98,7 +112,7 @@ def _is_product(layer: Layer) -> bool:
     return layer.cls is layers.Dense and not layer.config["use_bias"]
 
 
-def check_hazards(graph: Graph, tail: Node, result: Result, readers: Readers) -> None:
+def _check_fusion(graph: Graph, tail: Node, result: Result, readers: Readers) -> None:
     """Whether TensorFlow would compute something else with the result in the place of `tail`.
 
     Args:

@@ -1,7 +1,7 @@
 """Graph -> Graph: apply rules until none applies.
 
-What is the same for every rule stands here once: what a match may not be (the guards), who owns a
-shared layer, what the new layers are called, and when to stop. A rule sees only matches that pass.
+What is the same for every rule stands once: here, who owns a shared layer, what the new layers are
+called, and when to stop; in guards.py, what a match may not be. A rule sees only matches that pass.
 """
 
 from __future__ import annotations
@@ -19,11 +19,13 @@ import numpy as np
 
 from kito.definition import Decline, Match, Result, Rule
 from kito.errors import RuleError
-from kito.graph.copying import names_activations
-from kito.graph.hazards import check_dtype, check_hazards, check_padding
-from kito.graph.ir import Call, Graph, Layer, Node, Output, Ref, Tensor, call_of, walk
+from kito.graph.guards import check_match, check_result
+from kito.graph.hazards import check_hazards
+from kito.graph.inference import infer_outputs
+from kito.graph.ir import Call, Graph, Layer, Node, Output, Ref, walk
 from kito.graph.kept import unexplained
-from kito.graph.keras_internals import Functional, patched_methods, shell, sublayers
+from kito.graph.keras_internals import Functional
+from kito.graph.site import Site
 from kito.report import Applied, Declined, Report
 
 # Why the built-in rules come to an end: each lowers the first of these numbers that it changes.
@@ -37,26 +39,9 @@ from kito.report import Applied, Declined, Report
 # the model has calls.
 MAX_REWRITES_OF_A_CALL = 100
 
-# Of so many layers a reason has the names.
-NAMED = 3
-
 T = TypeVar("T")
 # Rule, path of the graph, and layers.
 Rewrite = tuple[str, tuple[str, ...], tuple[str, ...]]
-
-# Layers that give integers for integers, so that what follows can't be moved past their rounding.
-ROUNDING = (keras.layers.LayerNormalization, keras.layers.SpectralNormalization)
-
-# Layers that take their tensors as one list.
-MERGES = (
-    keras.layers.Add,
-    keras.layers.Average,
-    keras.layers.Concatenate,
-    keras.layers.Maximum,
-    keras.layers.Minimum,
-    keras.layers.Multiply,
-    keras.layers.Subtract,
-)
 
 
 @dataclass
@@ -91,45 +76,6 @@ def rewrite(
         RuleError: a rule raised, returned something unusable, or never comes to an end.
     """
     _Rewriter(graph, rules, report, course or Course()).run()
-
-
-@dataclass(frozen=True)
-class _Site:
-    """A match and the graph that it stands in."""
-
-    graph: Graph
-    match: Match
-    results: tuple[Result, ...]
-
-    @property
-    def pairs(self) -> tuple[tuple[Node, Result], ...]:
-        """Each call that others read, and what takes its place."""
-        return tuple(zip(self.match.tails, self.results, strict=True))
-
-    @property
-    def calls(self) -> tuple[Call, ...]:
-        """The calls that the rule asks for, each once, in the order of computation; none if tensors
-        that are there already will do.
-        """
-        found: dict[Call, None] = {}
-        for result in self.results:
-            if not isinstance(result, Ref):
-                found |= dict.fromkeys(call_of(result).order)
-        return tuple(found)
-
-    @property
-    def layers(self) -> tuple[Layer, ...]:
-        """The layers of these calls."""
-        return tuple(dict.fromkeys(call.layer for call in self.calls))
-
-    @property
-    def successors(self) -> dict[Layer, Layer]:
-        """The layers that take the place of another one, with that one."""
-        found: dict[Layer, Layer] = {}
-        for tail, result in self.pairs:
-            if isinstance(result, Call):
-                found.setdefault(result.layer, tail.layer)
-        return found
 
 
 @dataclass(frozen=True)
@@ -249,7 +195,7 @@ class _Rewriter:
             self.apply(rule, sites)
             return
 
-    def decide(self, rule: Rule, graph: Graph, match: Match) -> list[_Site]:
+    def decide(self, rule: Rule, graph: Graph, match: Match) -> list[Site]:
         """All sites that are rewritten together with this one, each with its result.
 
         Raises:
@@ -261,17 +207,15 @@ class _Rewriter:
         sites = [site, *self.twins(rule, site)]
         for each in sites:
             for tail, result in each.pairs:
-                check_hazards(each.graph, tail, result, self.readers)
-                check_dtype(each.graph, tail, result)
-                check_padding(each.graph, each.match, result)
+                check_hazards(each.graph, each.match, tail, result, self.readers)
         self.check_name(sites)
         self.check_cost(sites)
         return sites
 
-    def evaluate(self, rule: Rule, graph: Graph, match: Match) -> _Site:
+    def evaluate(self, rule: Rule, graph: Graph, match: Match) -> Site:
         check_match(graph, match)
         try:
-            site = _Site(graph, match, self.timed(rule, rule, match))
+            site = Site(graph, match, self.timed(rule, rule, match))
         except Decline:
             raise
         except Exception as error:
@@ -284,7 +228,7 @@ class _Rewriter:
         check_result(site)
         return site
 
-    def twins(self, rule: Rule, site: _Site) -> list[_Site]:
+    def twins(self, rule: Rule, site: Site) -> list[Site]:
         """The other calls of the same layers, where these can be rewritten in the same way."""
         layers = [node.layer for node in site.match.nodes]
         found = []
@@ -315,7 +259,7 @@ class _Rewriter:
                 for outer, node_id in self.calls.get(layer, ()):
                     yield from self.readers(outer, outer[node_id])
 
-    def check_name(self, sites: list[_Site]) -> None:
+    def check_name(self, sites: list[Site]) -> None:
         """An output is called as its layer is called.
 
         Raises:
@@ -333,7 +277,7 @@ class _Rewriter:
                         f"{tail.layer.name} gives an output its name, and is called elsewhere"
                     )
 
-    def check_cost(self, sites: list[_Site]) -> None:
+    def check_cost(self, sites: list[Site]) -> None:
         """A call may get its own copy of a shared layer where that saves more than it costs.
 
         The cost is the weights that the model gains, the saving is the elements that are no longer
@@ -366,12 +310,12 @@ class _Rewriter:
                 f"would add {growth:,} parameters and save {saved:,} elements"
             )
 
-    def vanishing(self, sites: list[_Site]) -> set[Layer]:
+    def vanishing(self, sites: list[Site]) -> set[Layer]:
         """The layers of which the rewrite of these sites leaves no call."""
         rewritten = Counter(node.layer for site in sites for node in site.match.nodes)
         return {layer for layer, calls in rewritten.items() if calls == len(self.calls[layer])}
 
-    def apply(self, rule: Rule, sites: list[_Site]) -> None:
+    def apply(self, rule: Rule, sites: list[Site]) -> None:
         site = sites[0]
         old = tuple(dict.fromkeys(node.layer for node in site.match.nodes))
         vanishing = self.vanishing(sites)
@@ -416,7 +360,7 @@ class _Rewriter:
             seconds = self.report.seconds
             seconds[rule.name] = seconds.get(rule.name, 0.0) + time.perf_counter() - start
 
-    def count(self, rule: Rule, site: _Site) -> None:
+    def count(self, rule: Rule, site: Site) -> None:
         key = (id(site.graph), site.match.tail.id)
         self.rewrites[key] = self.rewrites.get(key, 0) + 1
         total = len(self.applied)
@@ -428,7 +372,7 @@ class _Rewriter:
                 "`rules=`.",
             )
 
-    def splice(self, site: _Site, names: Mapping[Layer, Layer]) -> None:
+    def splice(self, site: Site, names: Mapping[Layer, Layer]) -> None:
         """Put what the rule asks for where the match stands.
 
         The last call keeps the number of the match's tail, and so its readers.
@@ -445,7 +389,7 @@ class _Rewriter:
         for reader in readers:
             self.enqueue(graph, reader.id)
 
-    def build(self, site: _Site, names: Mapping[Layer, Layer]) -> None:
+    def build(self, site: Site, names: Mapping[Layer, Layer]) -> None:
         graph = site.graph
         places: dict[Result, Node] = {
             result: tail for tail, result in site.pairs if isinstance(result, Call)
@@ -483,7 +427,7 @@ class _Rewriter:
 
     def named(
         self,
-        site: _Site,
+        site: Site,
         old: tuple[Layer, ...],
         gone: list[Layer],
         graphs: Collection[Graph],
@@ -536,160 +480,6 @@ def _with_classes(reason: str, match: Match) -> str:
             name = rf"(?<![\w/]){re.escape(layer.name)}(?![\w/])"
             reason = re.sub(name, f"{layer.name} ({layer.cls.__name__})", reason, count=1)
     return reason
-
-
-def check_match(graph: Graph, match: Match) -> None:
-    """What no rule may do, whatever it matches.
-
-    Raises:
-        Decline: with the reason.
-    """
-    inside = {node.id for node in match.nodes}
-    for node in match.nodes:
-        _check_arguments(node)
-        _check_layer(node)
-    for node in match.nodes:
-        if node in match.tails:
-            continue
-        if node.id in graph.output_ids:
-            raise Decline(f"{node.layer.name} is an output of the model")
-        readers = graph.readers(node.id)
-        followers = [reader for reader in readers if reader.id in inside]
-        others = [reader.layer for reader in readers if reader.id not in inside]
-        if others:
-            raise Decline(
-                f"{node.layer.name} feeds {_named(others)} as well as {followers[0].layer.name}"
-            )
-        beside = match.ends is not None and set(followers) <= set(match.tails)
-        uses = sum(ref.node == node.id for reader in followers for ref in reader.refs)
-        if uses > (len(followers) if beside else 1):
-            raise Decline(f"{followers[0].layer.name} reads {node.layer.name} more than once")
-
-
-def _named(layers: Sequence[Layer]) -> str:
-    """The names of layers; of many, the first ones and the number of the others."""
-    names = list(dict.fromkeys(layer.name for layer in layers[:NAMED]))
-    others = len(layers) - NAMED
-    return " and ".join([*names, f"{others:,} others"] if others > 0 else names)
-
-
-def _check_arguments(node: Node) -> None:
-    if node.kwargs.get("training"):
-        raise Decline(f"{node.layer.name} is called with training=True")
-    if not issubclass(node.layer.cls, keras.Layer):
-        return  # an operation of keras.ops: what it is given is all that there is of it
-    extra = [
-        name for name, value in node.kwargs.items() if value is not None and value is not False
-    ]
-    one = len(node.args) == 1 and (node.args[0] in node.refs or node.layer.cls in MERGES)
-    if extra or not one:
-        raise Decline(f"{node.layer.name} is called with more than one tensor: {_call(node)}")
-
-
-def _call(node: Node) -> str:
-    arguments = ["tensor" if isinstance(arg, Ref) else type(arg).__name__ for arg in node.args]
-    return ", ".join([*arguments, *(f"{name}=..." for name in node.kwargs)])
-
-
-def _check_layer(node: Node) -> None:
-    source = node.layer.source
-    for part in sublayers(source) if isinstance(source, keras.Layer) else ():
-        for method in patched_methods(part):
-            raise Decline(f"{part.name} has a `{method}` of its own, not that of its class")
-        if mode := getattr(part, "quantization_mode", None):
-            raise Decline(f"{part.name} is quantized ({mode})")
-        if not names_activations(part):
-            raise Decline(f"{part.name} has an activation that its configuration can't carry")
-
-
-def check_result(site: _Site) -> None:
-    """Whether what a rule returned can stand where the match stands.
-
-    Raises:
-        Decline: a mask would get lost, or appear, or the tensor would be another one.
-    """
-    graph, match = site.graph, site.match
-    for tail, result in site.pairs:
-        if isinstance(result, Ref):
-            tensor = graph.tensor(result)
-            if (tensor.shape, tensor.dtype) != (tail.output.shape, tail.output.dtype):
-                raise Decline(
-                    f"{tail.layer.name} turns {tensor.shape} {tensor.dtype} into "
-                    f"{tail.output.shape} {tail.output.dtype}"
-                )
-    inside = {node.id for node in match.nodes}
-    given = {ref for node in match.nodes for ref in node.refs if ref.node not in inside}
-    for call in site.calls:
-        _check_integers(site, call)
-    if not any(graph.tensor(ref).masked for ref in given):
-        return
-    passes = {node.layer.cls: node.output.masked for node in match.nodes}
-    through = all(
-        passes[layer.cls] if layer.cls in passes else _supports_masking(layer)
-        for layer in site.layers
-    )
-    for tail, result in site.pairs:
-        after = graph.tensor(result).masked if isinstance(result, Ref) else through
-        if after != tail.output.masked:
-            raise Decline(
-                f"a mask runs through {match.head.layer.name}, and the rewrite would change it"
-            )
-
-
-def _check_integers(site: _Site, call: Call) -> None:
-    """Integers and booleans are not cast to what a layer computes in: each class does with them as
-    it likes, and some can't take them.
-    """
-    known = {
-        (cls, ref)
-        for node in site.match.nodes
-        if node.layer.cls not in ROUNDING
-        for ref in node.refs
-        for cls in _classes(node)
-    }
-    for ref in keras.tree.flatten((call.args, call.kwargs)):
-        if isinstance(ref, Ref) and (call.layer.cls, ref) not in known:
-            dtype = site.graph.tensor(ref).dtype
-            if not keras.backend.is_float_dtype(dtype):
-                raise Decline(f"{site.match.head.layer.name} reads {dtype}")
-
-
-def _classes(node: Node) -> set[type]:
-    wrapper = issubclass(node.layer.cls, keras.layers.Wrapper)
-    return {node.layer.cls, node.wrapped.cls} if wrapper else {node.layer.cls}
-
-
-def _supports_masking(layer: Layer) -> bool:
-    return bool(getattr(_operation(layer), "supports_masking", False))
-
-
-def _operation(layer: Layer) -> keras.Operation:
-    """A layer, without weights if a rule made it, that no model has called."""
-    return layer.cls.from_config(dict(layer.config)) if layer.is_new else shell(layer.source)
-
-
-def infer_outputs(graph: Graph, layer: Layer, args: Any, kwargs: Any) -> tuple[Tensor, ...]:
-    """What a layer that no model has called yet would return, as Keras infers it."""
-    operation = _operation(layer)
-    autocast = isinstance(operation, keras.Layer) and operation.autocast
-
-    def cast(tensor: Tensor) -> keras.KerasTensor:
-        floating = keras.backend.is_float_dtype(tensor.dtype)
-        dtype = operation.input_dtype if autocast and floating else tensor.dtype
-        return keras.KerasTensor(tensor.shape, dtype)
-
-    given = [
-        graph.tensor(leaf) for leaf in keras.tree.flatten((args, kwargs)) if isinstance(leaf, Ref)
-    ]
-    args, kwargs = keras.tree.map_structure(
-        lambda leaf: cast(graph.tensor(leaf)) if isinstance(leaf, Ref) else leaf, (args, kwargs)
-    )
-    passes = getattr(operation, "supports_masking", False)  # operations of keras.ops do not
-    masked = passes and any(tensor.masked for tensor in given)
-    # What Keras records besides is not for every class: mask=None, training=False.
-    kwargs = {name: value for name, value in kwargs.items() if value not in (None, False)}
-    outputs = keras.tree.flatten(operation.compute_output_spec(*args, **kwargs))
-    return tuple(Tensor(tuple(output.shape), str(output.dtype), masked) for output in outputs)
 
 
 def _same(one: Layer, other: Layer) -> bool:

@@ -1,0 +1,152 @@
+"""What is asked of every match and of every result, whatever the rule: it need not ask itself."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import keras
+
+from kito.definition import Decline, Match
+from kito.graph.copying import names_activations
+from kito.graph.inference import supports_masking
+from kito.graph.ir import Call, Graph, Layer, Node, Ref
+from kito.graph.keras_internals import patched_methods, sublayers
+from kito.graph.site import Site
+
+# Of so many layers a reason has the names.
+NAMED = 3
+
+# Layers that give integers for integers, so that what follows can't be moved past their rounding.
+ROUNDING = (keras.layers.LayerNormalization, keras.layers.SpectralNormalization)
+
+# Layers that take their tensors as one list.
+MERGES = (
+    keras.layers.Add,
+    keras.layers.Average,
+    keras.layers.Concatenate,
+    keras.layers.Maximum,
+    keras.layers.Minimum,
+    keras.layers.Multiply,
+    keras.layers.Subtract,
+)
+
+
+def check_match(graph: Graph, match: Match) -> None:
+    """What no rule may do, whatever it matches.
+
+    Raises:
+        Decline: with the reason.
+    """
+    inside = {node.id for node in match.nodes}
+    for node in match.nodes:
+        _check_arguments(node)
+        _check_layer(node)
+    for node in match.nodes:
+        if node in match.tails:
+            continue
+        if node.id in graph.output_ids:
+            raise Decline(f"{node.layer.name} is an output of the model")
+        readers = graph.readers(node.id)
+        followers = [reader for reader in readers if reader.id in inside]
+        others = [reader.layer for reader in readers if reader.id not in inside]
+        if others:
+            raise Decline(
+                f"{node.layer.name} feeds {_named(others)} as well as {followers[0].layer.name}"
+            )
+        beside = match.ends is not None and set(followers) <= set(match.tails)
+        uses = sum(ref.node == node.id for reader in followers for ref in reader.refs)
+        if uses > (len(followers) if beside else 1):
+            raise Decline(f"{followers[0].layer.name} reads {node.layer.name} more than once")
+
+
+def _named(layers: Sequence[Layer]) -> str:
+    """The names of layers; of many, the first ones and the number of the others."""
+    names = list(dict.fromkeys(layer.name for layer in layers[:NAMED]))
+    others = len(layers) - NAMED
+    return " and ".join([*names, f"{others:,} others"] if others > 0 else names)
+
+
+def _check_arguments(node: Node) -> None:
+    if node.kwargs.get("training"):
+        raise Decline(f"{node.layer.name} is called with training=True")
+    if not issubclass(node.layer.cls, keras.Layer):
+        return  # an operation of keras.ops: what it is given is all that there is of it
+    extra = [
+        name for name, value in node.kwargs.items() if value is not None and value is not False
+    ]
+    one = len(node.args) == 1 and (node.args[0] in node.refs or node.layer.cls in MERGES)
+    if extra or not one:
+        raise Decline(f"{node.layer.name} is called with more than one tensor: {_call(node)}")
+
+
+def _call(node: Node) -> str:
+    arguments = ["tensor" if isinstance(arg, Ref) else type(arg).__name__ for arg in node.args]
+    return ", ".join([*arguments, *(f"{name}=..." for name in node.kwargs)])
+
+
+def _check_layer(node: Node) -> None:
+    source = node.layer.source
+    for part in sublayers(source) if isinstance(source, keras.Layer) else ():
+        for method in patched_methods(part):
+            raise Decline(f"{part.name} has a `{method}` of its own, not that of its class")
+        if mode := getattr(part, "quantization_mode", None):
+            raise Decline(f"{part.name} is quantized ({mode})")
+        if not names_activations(part):
+            raise Decline(f"{part.name} has an activation that its configuration can't carry")
+
+
+def check_result(site: Site) -> None:
+    """Whether what a rule returned can stand where the match stands.
+
+    Raises:
+        Decline: a mask would get lost, or appear, or the tensor would be another one.
+    """
+    graph, match = site.graph, site.match
+    for tail, result in site.pairs:
+        if isinstance(result, Ref):
+            tensor = graph.tensor(result)
+            if (tensor.shape, tensor.dtype) != (tail.output.shape, tail.output.dtype):
+                raise Decline(
+                    f"{tail.layer.name} turns {tensor.shape} {tensor.dtype} into "
+                    f"{tail.output.shape} {tail.output.dtype}"
+                )
+    inside = {node.id for node in match.nodes}
+    given = {ref for node in match.nodes for ref in node.refs if ref.node not in inside}
+    for call in site.calls:
+        _check_integers(site, call)
+    if not any(graph.tensor(ref).masked for ref in given):
+        return
+    passes = {node.layer.cls: node.output.masked for node in match.nodes}
+    through = all(
+        passes[layer.cls] if layer.cls in passes else supports_masking(layer)
+        for layer in site.layers
+    )
+    for tail, result in site.pairs:
+        after = graph.tensor(result).masked if isinstance(result, Ref) else through
+        if after != tail.output.masked:
+            raise Decline(
+                f"a mask runs through {match.head.layer.name}, and the rewrite would change it"
+            )
+
+
+def _check_integers(site: Site, call: Call) -> None:
+    """Integers and booleans are not cast to what a layer computes in: each class does with them as
+    it likes, and some can't take them.
+    """
+    known = {
+        (cls, ref)
+        for node in site.match.nodes
+        if node.layer.cls not in ROUNDING
+        for ref in node.refs
+        for cls in _classes(node)
+    }
+    for ref in keras.tree.flatten((call.args, call.kwargs)):
+        if isinstance(ref, Ref) and (call.layer.cls, ref) not in known:
+            dtype = site.graph.tensor(ref).dtype
+            if not keras.backend.is_float_dtype(dtype):
+                raise Decline(f"{site.match.head.layer.name} reads {dtype}")
+
+
+def _classes(node: Node) -> set[type]:
+    wrapper = issubclass(node.layer.cls, keras.layers.Wrapper)
+    return {node.layer.cls, node.wrapped.cls} if wrapper else {node.layer.cls}
