@@ -27,9 +27,11 @@ from kito.writing import FilePath
 
 AUTO = "auto"
 SECONDS = 5.0
-# After a part of the time, only those engines are timed on that are so near the fastest.
+# After a part of the time, only those engines are timed on that are so near the fastest. Each has
+# so many turns before, even if that takes longer: one time alone may be off by more.
 FIRST = 0.4
 NEAR = 1.25
+LEAST = 2
 
 
 def predictor(
@@ -59,7 +61,8 @@ def predictor(
         precision: "bfloat16" or "float16", to compute in 16 bits, which is not exact; None is the
             model's own precision, whatever the engine's default is.
         threads: how many processors the engine uses; None is its default.
-        seconds: how long the engines are timed, all together.
+        seconds: how long the engines are timed, all together; it takes longer where a few batches
+            in each do.
         cache: a JSON file in which the choice of "auto" is kept, and looked up for the same kind of
             model, shapes and machine; nothing is timed then.
 
@@ -178,10 +181,12 @@ def medians(
 ) -> dict[str, float]:
     """The median time of each, run in turns. What is alone is run once."""
     with doing("timing engines"):
-        times = in_turns(runs, FIRST * seconds if len(runs) > 1 else 0, clock=clock)
-        near = NEAR * min(map(median, times.values()))
-        close = {name: run for name, run in runs.items() if median(times[name]) <= near}
+        if len(runs) == 1:
+            return {name: median(each) for name, each in in_turns(runs, 0, clock=clock).items()}
+        times = in_turns(runs, FIRST * seconds, LEAST, clock)
+        near = NEAR * min(map(min, times.values()))
+        close = {name: run for name, run in runs.items() if min(times[name]) <= near}
         if len(close) > 1:
-            for name, more in in_turns(close, (1 - FIRST) * seconds, clock=clock).items():
+            for name, more in in_turns(close, (1 - FIRST) * seconds, LEAST, clock).items():
                 times[name] += more
     return {name: median(each) for name, each in times.items()}
