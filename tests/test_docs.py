@@ -22,7 +22,7 @@ from click.testing import CliRunner
 from kito import plugins
 from kito.cli import main
 from kito.definition import TARGETS
-from kito.graph import hazards, rewrite
+from kito.graph import guards, hazards, rewrite
 from kito.reasons import reasons
 from tests.written import declines
 
@@ -133,7 +133,7 @@ def test_examples_run(page, tmp_path, monkeypatch):
 
 def test_what_is_kept_has_every_reason_of_all_rules():
     text = (DOCS / "what-is-kept.md").read_text()
-    sources = [Path(module.__file__).read_text() for module in (hazards, rewrite)]
+    sources = [Path(module.__file__).read_text() for module in (guards, hazards, rewrite)]
     written = [reason for source in sources for reason in declines(source)]
     assert len(written) > 15
     assert [

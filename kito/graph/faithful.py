@@ -17,7 +17,7 @@ import numpy as np
 from kito.distance import apart, magnitude
 from kito.graph.ir import Graph, Layer, Node, Ref, Tensor, to_numpy
 from kito.graph.keras_internals import takes_training, untouched
-from kito.graph.trace import UntraceableError, only_untraceable
+from kito.graph.record import UntraceableError, only_untraceable
 from kito.samples import draw
 
 # What each dimension that is not known is, in two runs. In a model five poolings by two must fit.

@@ -28,9 +28,9 @@ from kito.graph.keras_internals import (
     plain,
     structures,
 )
+from kito.graph.record import UntraceableError
 from kito.graph.trace import (
     Outputs,
-    UntraceableError,
     is_composite,
     is_written_in_python,
     trace,

@@ -9,7 +9,6 @@ frozen into it. So a trace is believed only if it is faithful (faithful.py).
 from __future__ import annotations
 
 import contextlib
-import inspect
 from collections.abc import Iterator
 from dataclasses import replace
 from functools import partial
@@ -18,36 +17,26 @@ from typing import Any
 import keras
 import numpy as np
 
-from kito.errors import first_line
 from kito.graph.ir import Layer, Tensor
 from kito.graph.keras_internals import (
     Functional,
-    ReshapeOperation,
-    StatefulCallError,
     arguments,
-    at_inference,
     calls_in_order,
     structures,
     sublayers,
     untouched,
 )
+from kito.graph.record import UntraceableError, only_untraceable, record
 
-# A batch size of which no other number in a model is a multiple.
-BATCH_SIZE = 7919
 # With which sizes a call is recorded again that is to work with any.
 OTHER_SIZES = (1, 16, 1024)
 ONLY_KERAS = "; kito looks inside a call that uses layers and keras.ops alone"
 # What is told apart in a string.
 PLAIN = (keras.KerasTensor, bool, int, float, str, type(None))
-IN_A_RESHAPE = "computes with the batch size, which kito can replace in a reshape only"
 
 
 # The outputs of composites, by the layer and by the arguments of its call.
 Outputs = dict[tuple[int, str], Any]
-
-
-class UntraceableError(Exception):
-    """The layer can't be replaced by a record of its calls; the message says why."""
 
 
 @contextlib.contextmanager
@@ -70,7 +59,7 @@ def trace(layer: keras.Layer, args: Any, kwargs: Any, known: Outputs) -> Iterato
         inferred_once(layer, known),
         untouched(layer),
     ):
-        function = _record_at_inference(layer, args, kwargs)
+        function = record(layer, args, kwargs)
         _check_constants(function)
         _check_training(function)
         _check_other_sizes(function, layer, args, kwargs)
@@ -131,123 +120,6 @@ def _infer(layer: keras.Layer, args: Any, kwargs: Any) -> Any:
     return type(layer).compute_output_spec(layer, *args, **kwargs)
 
 
-@contextlib.contextmanager
-def only_untraceable(data: str = "random data", remedy: str = "") -> Iterator[None]:
-    """Whatever the user's code raises here, on data that it did not expect, is one error."""
-    try:
-        yield
-    except UntraceableError:
-        raise
-    except StatefulCallError as error:
-        raise UntraceableError(str(error)) from error
-    except Exception as error:
-        said = f"{type(error).__name__}: {first_line(error)}"
-        raise UntraceableError(f"its call fails on {data} ({said}){remedy}") from error
-
-
-def _record_at_inference(layer: keras.Layer, args: Any, kwargs: Any) -> Functional:
-    try:
-        function = _record(layer, args, kwargs)
-        _check_sizes(function)
-    except Exception:
-        function = _record_of_any_batch(layer, args, kwargs)
-    return function
-
-
-def _record(layer: keras.Layer, args: Any, kwargs: Any) -> Functional:
-    inputs: list[keras.KerasTensor] = []
-
-    def symbolic(leaf: Any) -> Any:
-        if not isinstance(leaf, Tensor):
-            return leaf
-        dtype = leaf.dtype
-        if layer.autocast and keras.backend.is_float_dtype(dtype):
-            dtype = layer.input_dtype  # as Layer.__call__ does
-        shape = leaf.shape or (None,)
-        inputs.append(keras.Input(batch_shape=shape, dtype=dtype, name=f"input_{len(inputs)}"))
-        return inputs[-1]
-
-    args, kwargs = keras.tree.map_structure(symbolic, (args, kwargs))
-    if "training" in inspect.signature(layer.call).parameters:
-        kwargs = {**kwargs, "training": False}
-    with at_inference(layer):
-        outputs = layer.call(*args, **kwargs)
-    if not all(isinstance(leaf, keras.KerasTensor) for leaf in keras.tree.flatten(outputs)):
-        raise UntraceableError("its call returns something that is not a tensor")
-    return keras.Function(inputs if len(inputs) > 1 else inputs[0], outputs)
-
-
-def _record_of_any_batch(layer: keras.Layer, args: Any, kwargs: Any) -> Functional:
-    """The record of a call that computes with its batch size, `ops.shape(x)[0]`.
-
-    On a symbolic batch that is None. So the call is recorded with a number, and that is taken out
-    again where it is known how: a reshape infers one dimension.
-
-    Raises:
-        UntraceableError: the batch size is used in another way.
-    """
-
-    def any_batch(leaf: Any) -> Any:
-        unknown = isinstance(leaf, Tensor) and leaf.shape[:1] == (None,)
-        return replace(leaf, shape=(BATCH_SIZE, *leaf.shape[1:])) if unknown else leaf
-
-    fixed = _record(layer, *keras.tree.map_structure(any_batch, (args, kwargs)))
-    tensors = {
-        id(tensor): keras.Input(
-            batch_shape=[None if size == BATCH_SIZE else size for size in tensor.shape],
-            dtype=tensor.dtype,
-            name=tensor.name,
-        )
-        for tensor in fixed.inputs
-    }
-    for call in calls_in_order(fixed):
-        if call.is_input:
-            continue
-        args, kwargs = keras.tree.map_structure(
-            lambda leaf: tensors.get(id(leaf), leaf), arguments(call)
-        )
-        if any(map(_holds_batch_size, keras.tree.flatten((args, kwargs)))):
-            raise UntraceableError(f"{call.operation.name} {IN_A_RESHAPE}")
-        outputs = _of_any_batch(call.operation)(*args, **kwargs)
-        for old, new in zip(call.outputs, keras.tree.flatten(outputs), strict=True):
-            tensors[id(old)] = new
-    inputs, outputs = keras.tree.map_structure(
-        lambda tensor: tensors[id(tensor)], structures(fixed)
-    )
-    return keras.Function(inputs, outputs)
-
-
-def _of_any_batch(operation: keras.Operation) -> keras.Operation:
-    if isinstance(operation, keras.Layer):
-        return operation
-    held = [name for name, value in vars(operation).items() if _holds_batch_size(value)]
-    if not held:
-        return operation
-    if isinstance(operation, ReshapeOperation):
-        shape = [-1 if _holds_batch_size(size) else size for size in operation.newshape]
-        if shape.count(-1) == 1:
-            return ReshapeOperation(tuple(shape))
-    raise UntraceableError(f"{operation.name} {IN_A_RESHAPE}")
-
-
-def _holds_batch_size(value: Any) -> bool:
-    if isinstance(value, (tuple, list)):
-        return any(map(_holds_batch_size, value))
-    if isinstance(value, (int, float)):
-        return value != 0 and value % BATCH_SIZE == 0
-    return isinstance(value, np.ndarray) and _holds_batch_size(value.shape)
-
-
-def _check_sizes(function: Functional) -> None:
-    """Keras records a reshape to sizes that are not known, but can't compute it."""
-    for call in calls_in_order(function):
-        for value in (
-            () if isinstance(call.operation, keras.Layer) else vars(call.operation).values()
-        ):
-            if isinstance(value, (tuple, list)) and None in value:
-                raise UntraceableError(f"{call.operation.name} needs a size that is not known")
-
-
 def _check_constants(function: Functional) -> None:
     """Weights that `call` reads itself would be frozen into the record, and lost on saving; so
     would functions, and whatever they read.
@@ -283,7 +155,7 @@ def _check_other_sizes(function: Functional, layer: keras.Layer, args: Any, kwar
             return replace(leaf, shape=(*leaf.shape[:1], *(n or known for n in leaf.shape[1:])))
 
         try:
-            other = _record_at_inference(layer, *keras.tree.map_structure(sized, (args, kwargs)))
+            other = record(layer, *keras.tree.map_structure(sized, (args, kwargs)))
         except Exception:  # it takes no input of that size
             continue
         if _outline(other, held) != expected:
