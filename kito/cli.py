@@ -6,90 +6,36 @@ from __future__ import annotations
 
 import contextlib
 import importlib
-import json
-import logging
-import math
 import os
 import sys
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, TextIO
+from typing import TYPE_CHECKING, Any
 
 import click
-from rich.console import Console
 
-from kito.errors import (
-    GraphError,
-    InputError,
-    KitoError,
-    RuleError,
-    VerificationError,
-    first_line,
-)
+from kito.description import describe, description_tables
+from kito.errors import InputError
+from kito.failures import failures
 from kito.hookspecs import SWITCHED_OFF
 from kito.progress import doing
 from kito.tables import Table
+from kito.terminal import (
+    import_keras,
+    native_stderr_closed,
+    print_json,
+    print_tables,
+    report_tables,
+    terminal,
+    warnings_in_one_line,
+)
 
 if TYPE_CHECKING:
     import keras
 
-    from kito.report import Report
-
 CHECK_BATCH = 4
 CHECK_REPEATS = 3
-# Rows of a table that are shown without --verbose.
-SHOWN = 20
-# The width of tables in files and pipes, which have none.
-WIDTH = 120
-
-
-class Failure(click.ClickException):
-    """Ends the command: one line on stderr and, with --json, one document on stdout."""
-
-    as_json = False
-
-    def __init__(self, message: str) -> None:
-        super().__init__(" ".join(message.split()))
-
-    def show(self, file: Any = None) -> None:
-        """Print the message; click calls this."""
-        if self.as_json:
-            print_json({"error": self.message})
-        print(f"Error: {self.message}", file=file or sys.stderr)
-
-
-class ResultFailed(Failure):
-    """The result is not what it should be."""
-
-    exit_code = 1
-
-    def __init__(self, what: str) -> None:
-        super().__init__(f"the result failed its check: {what}. Nothing was written.")
-
-
-class InputUnusable(Failure):
-    """The model, a rule, a module or a path can't be used."""
-
-    exit_code = 2
-
-
-class Defect(Failure):
-    """What no input should bring about."""
-
-    exit_code = 3
-
-    def __init__(self, error: Exception) -> None:
-        super().__init__(
-            f"kito failed, and nothing was written: {type(error).__name__}: {first_line(error)}. "
-            "Please report this, with what KITO_TRACEBACK=1 in the environment shows besides."
-        )
-
-
-class Interrupted(Failure):
-    """Ctrl-C, with the exit code that shells expect."""
-
-    exit_code = 128 + 2
 
 
 def split_names(
@@ -517,187 +463,3 @@ def import_module(name: str) -> None:
             f"the module '{name}' can't be imported: {type(error).__name__}: {error}. Give its "
             "name as an import statement has it, of a module that is installed or in this folder."
         ) from error
-
-
-def describe(model: keras.Model) -> dict[str, Any]:
-    """The name, inputs, outputs and layers of a model, as plain lists, dicts and numbers."""
-    import keras
-
-    from kito.graph.keras_internals import structures
-
-    def tensors(symbolic: Sequence[Any], names: Sequence[str] = ()) -> list[dict[str, Any]]:
-        names = names or [each.name for each in symbolic]
-        return [
-            {"name": name, "shape": list(each.shape), "dtype": str(each.dtype)}
-            for name, each in zip(names, symbolic, strict=True)
-        ]
-
-    inputs, outputs = structures(model)
-    return {
-        "name": model.name,
-        "class": type(model).__name__,
-        "parameters": model.count_params(),
-        "inputs": tensors(keras.tree.flatten(inputs)),
-        # Keras names the outputs of a functional model after their layers; others have no names.
-        "outputs": tensors(keras.tree.flatten(outputs), getattr(model, "output_names", ())),
-        "layers": list(describe_layers(model)),
-    }
-
-
-def describe_layers(model: keras.Model, path: str = "") -> Iterator[dict[str, Any]]:
-    """The layers of a model; those of a nested model follow it."""
-    for layer in model.layers:
-        yield {
-            "name": path + layer.name,
-            "class": type(layer).__name__,
-            "parameters": layer.count_params() if layer.built else 0,
-            "dtype": str(layer.dtype_policy.name),
-        }
-        if hasattr(layer, "layers"):
-            yield from describe_layers(layer, f"{path}{layer.name}/")
-
-
-def description_tables(description: dict[str, Any], verbose: bool) -> list[Table]:
-    """What `inspect` shows of a model: its layers, or without `verbose` how many of each class."""
-    tensors = [
-        (kind, each["name"], str(tuple(each["shape"])), each["dtype"])
-        for kind in ("input", "output")
-        for each in description[f"{kind}s"]
-    ]
-    layers = description["layers"]
-    if verbose:
-        columns = ("layer", "class", "parameters", "dtype")
-        rows = [
-            (each["name"], each["class"], f"{each['parameters']:,}", each["dtype"])
-            for each in layers
-        ]
-    else:
-        columns = ("class", "layers", "parameters", "dtype")
-        rows = []
-        for kind in dict.fromkeys((each["class"], each["dtype"]) for each in layers):
-            counts = [e["parameters"] for e in layers if (e["class"], e["dtype"]) == kind]
-            rows.append((kind[0], str(len(counts)), f"{sum(counts):,}", kind[1]))
-    return [
-        Table("inputs and outputs", ("", "name", "shape", "dtype"), tensors),
-        Table("layers", columns, rows),
-    ]
-
-
-def report_tables(report: Report, verbose: bool) -> list[Table]:
-    """The report: each rewrite, or without `verbose` how many each rule made."""
-    rewrites, *others = report.tables()
-    if verbose:
-        return [rewrites, *others]
-    if report.applied:
-        rows = [
-            (rule, str(count), f"{sum(e.parameters for e in report.applied if e.rule == rule):+,}")
-            for rule, count in report.folded.items()
-        ]
-        rewrites = Table("rewritten", ("rule", "times", "parameters"), rows)
-    return [rewrites, *map(shortened, others)]
-
-
-def shortened(table: Table) -> Table:
-    """The first rows of a table, and how many there are more."""
-    if len(table.rows) <= SHOWN:
-        return table
-    more = (f"and {len(table.rows) - SHOWN} more: --verbose", *[""] * (len(table.columns) - 1))
-    return Table(table.title, table.columns, [*table.rows[:SHOWN], more])
-
-
-def print_tables(tables: Sequence[Table]) -> None:
-    """Print tables on stdout, as wide as the terminal."""
-    console = terminal()
-    for table in tables:
-        console.print(table)
-
-
-def terminal() -> Console:
-    """What prints on stdout, as wide as the terminal."""
-    # Names and reasons are not markup, whatever brackets are in them.
-    return Console(markup=False, emoji=False, width=None if sys.stdout.isatty() else WIDTH)
-
-
-def print_json(document: dict[str, Any]) -> None:
-    """Print one document on stdout; numbers that JSON does not have become null."""
-    click.echo(json.dumps(_finite(document), indent=2))
-
-
-def _finite(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {key: _finite(each) for key, each in value.items()}
-    if isinstance(value, list | tuple):
-        return [_finite(each) for each in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
-
-
-@contextlib.contextmanager
-def failures(as_json: bool) -> Iterator[None]:
-    """Turn what the work raises into exit codes, and keep stdout free of what others print.
-
-    Raises:
-        Failure: in place of whatever else is raised.
-    """
-    failure: Failure
-    try:
-        with contextlib.redirect_stdout(sys.stderr):
-            yield
-        return
-    except Failure as error:
-        failure = error
-    except (GraphError, RuleError, VerificationError) as error:  # only with --strict, or no rule's
-        failure = ResultFailed(str(error).rstrip("."))
-    except KitoError as error:
-        failure = InputUnusable(str(error))
-    except KeyboardInterrupt:
-        failure = Interrupted("interrupted; nothing was written")
-    except MemoryError:
-        failure = InputUnusable("there is not enough memory for this model. Take a larger machine.")
-    except Exception as error:
-        if "KITO_TRACEBACK" in os.environ:
-            raise
-        failure = Defect(error)
-    failure.as_json = as_json
-    raise failure
-
-
-@contextlib.contextmanager
-def warnings_in_one_line() -> Iterator[None]:
-    """Show warnings as lines for users, without the place in the code that they come from."""
-
-    def show(message: Warning | str, *_: Any, **__: Any) -> None:
-        print(f"Warning: {' '.join(str(message).split())}", file=sys.stderr)
-
-    with warnings.catch_warnings():
-        warnings.showwarning = show
-        yield
-
-
-def import_keras() -> None:
-    """Import Keras without the noise that TensorFlow makes."""
-    if "keras" not in sys.modules:
-        with (
-            native_stderr_closed() as stderr,
-            contextlib.redirect_stderr(stderr),
-            doing("importing Keras"),
-        ):
-            import keras  # noqa: F401
-    # Both log, as warnings, what concerns only those who train or save a model themselves.
-    for name in ("absl", "tensorflow"):
-        logging.getLogger(name).setLevel(logging.ERROR)
-
-
-@contextlib.contextmanager
-def native_stderr_closed() -> Iterator[TextIO]:
-    """Drop what is written to file descriptor 2; yields what leads where that led.
-
-    TensorFlow's C++ code writes there while it is imported, before its log level is in force.
-    """
-    sys.stderr.flush()
-    with os.fdopen(os.dup(2), "w") as kept:
-        try:
-            with open(os.devnull, "w") as nowhere:
-                os.dup2(nowhere.fileno(), 2)
-            yield kept
-        finally:
-            os.dup2(kept.fileno(), 2)
