@@ -51,7 +51,7 @@ def _switched_off() -> set[str]:
     """The names that the environment variable has; of one that is no plugin's a warning tells."""
     names = {name.strip() for name in os.environ.get(SWITCHED_OFF, "").split(",")} - {""}
     installed: set[str] = set()
-    for group in HOOKS:
+    for group in HOOKS if names else ():  # looking takes time, also where a predictor is loaded
         installed.update(*map(_names, metadata.entry_points(group=group)))
     for name in sorted(names):
         if not {name, canonicalize_name(name)} & installed:

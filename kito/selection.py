@@ -181,9 +181,8 @@ def medians(
 ) -> dict[str, float]:
     """The median time of each, run in turns. What is alone is run once."""
     with doing("timing engines"):
-        if len(runs) == 1:
-            return {name: median(each) for name, each in in_turns(runs, 0, clock=clock).items()}
-        times = in_turns(runs, FIRST * seconds, LEAST, clock)
+        first, least = (FIRST * seconds, LEAST) if len(runs) > 1 else (0, 1)
+        times = in_turns(runs, first, least, clock)
         near = NEAR * min(map(min, times.values()))
         close = {name: run for name, run in runs.items() if min(times[name]) <= near}
         if len(close) > 1:

@@ -296,12 +296,19 @@ def bounded_attempts(limit: int) -> Iterator[None]:
 @contextlib.contextmanager
 def fresh_names() -> Iterator[None]:
     """Let the names that Keras gives layers start anew, and go on afterwards where they were."""
-    before = global_state.get_global_attribute("object_name_uids")
-    global_state.set_global_attribute("object_name_uids", None)
+    with _global_attribute("object_name_uids", None):
+        yield
+
+
+@contextlib.contextmanager
+def _global_attribute(name: str, value: Any) -> Iterator[None]:
+    """Give an entry of Keras' global state another value, and afterwards the one that it had."""
+    before = global_state.get_global_attribute(name)
+    global_state.set_global_attribute(name, value)
     try:
         yield
     finally:
-        global_state.set_global_attribute("object_name_uids", before)
+        global_state.set_global_attribute(name, before)
 
 
 @contextlib.contextmanager
@@ -353,12 +360,8 @@ def at_inference(layer: keras.Layer) -> Iterator[None]:
     """
     context = CallContext(entry_layer=layer)
     context.set_value("training", False)
-    before = global_state.get_global_attribute("current_call_ctx")
-    global_state.set_global_attribute("current_call_ctx", context)
-    try:
+    with _global_attribute("current_call_ctx", context):
         yield
-    finally:
-        global_state.set_global_attribute("current_call_ctx", before)
 
 
 class StatefulCallError(Exception):

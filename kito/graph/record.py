@@ -68,6 +68,23 @@ def record(layer: keras.Layer, args: Any, kwargs: Any) -> Functional:
     return function
 
 
+def with_sizes(arguments: Any, *, batch: int | None = None, others: int | None = None) -> Any:
+    """Arguments of a call, with numbers for the sizes that are not known, that of the batch and the
+    others; None leaves them as they are.
+    """
+
+    def sized(leaf: Any) -> Any:
+        if not isinstance(leaf, Tensor):
+            return leaf
+        shape = [
+            (others if axis else batch) if size is None else size
+            for axis, size in enumerate(leaf.shape)
+        ]
+        return replace(leaf, shape=tuple(shape))
+
+    return keras.tree.map_structure(sized, arguments)
+
+
 def _recorded(layer: keras.Layer, args: Any, kwargs: Any) -> Functional:
     inputs: list[keras.KerasTensor] = []
 
@@ -100,12 +117,7 @@ def _of_any_batch_size(layer: keras.Layer, args: Any, kwargs: Any) -> Functional
     Raises:
         UntraceableError: the batch size is used in another way.
     """
-
-    def any_batch(leaf: Any) -> Any:
-        unknown = isinstance(leaf, Tensor) and leaf.shape[:1] == (None,)
-        return replace(leaf, shape=(BATCH_SIZE, *leaf.shape[1:])) if unknown else leaf
-
-    fixed = _recorded(layer, *keras.tree.map_structure(any_batch, (args, kwargs)))
+    fixed = _recorded(layer, *with_sizes((args, kwargs), batch=BATCH_SIZE))
     tensors = {
         id(tensor): keras.Input(
             batch_shape=[None if size == BATCH_SIZE else size for size in tensor.shape],

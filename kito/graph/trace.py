@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator
-from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -26,7 +25,7 @@ from kito.graph.keras_internals import (
     sublayers,
     untouched,
 )
-from kito.graph.record import UntraceableError, only_untraceable, record
+from kito.graph.record import UntraceableError, only_untraceable, record, with_sizes
 
 # With which sizes a call is recorded again that is to work with any; data have those in between.
 OTHER_SIZES = (1, 1024)
@@ -147,19 +146,13 @@ def _check_other_sizes(function: Functional, layer: keras.Layer, args: Any, kwar
         return
     held = set(map(id, sublayers(layer)))
     expected = _outline(function, held)
-    for known in OTHER_SIZES:
-
-        def sized(leaf: Any, known: int = known) -> Any:
-            if not isinstance(leaf, Tensor):
-                return leaf
-            return replace(leaf, shape=(*leaf.shape[:1], *(n or known for n in leaf.shape[1:])))
-
+    for size in OTHER_SIZES:
         try:
-            other = record(layer, *keras.tree.map_structure(sized, (args, kwargs)))
+            other = record(layer, *with_sizes((args, kwargs), others=size))
         except Exception:  # it takes no input of that size
             continue
         if _outline(other, held) != expected:
-            raise UntraceableError(f"its call does otherwise where a size is {known}")
+            raise UntraceableError(f"its call does otherwise where a size is {size}")
 
 
 def _outline(function: Functional, held: set[int]) -> list[str]:
