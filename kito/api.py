@@ -16,8 +16,11 @@ from kito.errors import GraphError, InputError, KitoError, first_line
 from kito.faults import build_right
 from kito.graph.change import Recorder
 from kito.graph.codegen import codegen, copy_compile_state
+from kito.graph.doubt import unfaithful
+from kito.graph.faithful import calls_of
 from kito.graph.ir import Graph
 from kito.graph.lift import check_model, lift
+from kito.graph.record import UntraceableError
 from kito.graph.rewrite import Course, rewrite
 from kito.precision import lower
 from kito.preparation import converted
@@ -31,6 +34,14 @@ NORMALIZATION_RULES = (
     "depthwise_conv_batchnorm",
     "separable_conv_batchnorm",
 )
+
+
+# How often what a trace can't stand for is looked for; after that nothing is traced. Once or twice
+# is enough, unless a layer's `call` makes other composites each time.
+ROUNDS = 4
+
+# The layers that stay whole, and why.
+Whole = dict[keras.Layer, UntraceableError]
 
 
 def optimize(
@@ -74,9 +85,10 @@ def optimize(
     """
     report = Report() if report is None else report
     selected = plugins.select(rules, target)
+    whole: Whole = {}
 
     def attempt(rules: Sequence[Rule], report: Report, course: Course) -> keras.Model:
-        graph = rewritten(model, rules, report, course)
+        graph = rewritten(model, rules, report, course, whole)
         if precision is not None:
             lower(graph, precision)
         graph.verify()
@@ -132,14 +144,34 @@ def explain(
 
 
 def rewritten(
-    model: keras.Model, rules: Sequence[Rule], report: Report, course: Course | None = None
+    model: keras.Model,
+    rules: Sequence[Rule],
+    report: Report,
+    course: Course | None = None,
+    whole: Whole | None = None,
 ) -> Graph:
-    """The graph of the model after its rewrites, which the report then has, see `rewrite`."""
-    with doing("reading the model"):
-        graph = lift(model, anchors(rules), report)
-    recorder = Recorder(graph)
-    with doing("rewriting it"):
-        rewrite(graph, rules, report, course)
+    """The graph of the model after its rewrites, which the report then has, see `rewrite`.
+
+    Args:
+        whole: is filled with the layers that a trace can't stand for, so that another run of the
+            same model knows.
+    """
+    course = Course() if course is None else course
+    whole = {} if whole is None else whole
+    for opens in [*[anchors(rules)] * ROUNDS, frozenset()]:
+        attempt = Report()
+        with doing("reading the model"):
+            graph = lift(model, opens, attempt, whole)
+            before = calls_of(graph)
+        recorder = Recorder(graph)
+        course.made.clear()
+        with doing("rewriting it"):
+            rewrite(graph, rules, attempt, course)
+            found = unfaithful(before)
+        if not found:
+            break
+        whole |= found
+    report.add(attempt)
     report.change = recorder.change()
     return graph
 

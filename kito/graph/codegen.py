@@ -16,6 +16,7 @@ import keras
 
 from kito.errors import GraphError, first_line
 from kito.graph.copying import copy_state, copy_structure, policy_of
+from kito.graph.doubt import check_alone
 from kito.graph.ir import Graph, Layer, Node, Ref, Tensor, walk
 from kito.graph.keras_internals import (
     Functional,
@@ -27,6 +28,7 @@ from kito.graph.keras_internals import (
     shell,
     sublayers,
 )
+from kito.graph.record import UntraceableError
 from kito.progress import track
 from kito.report import Report
 
@@ -167,6 +169,16 @@ class _Builder:
         tensors = [leaf for leaf in leaves if isinstance(leaf, keras.KerasTensor)]
         return self.model(layer.graph)(tensors if len(tensors) > 1 else tensors[0])
 
+    def can_unfold(self, layer: Layer) -> bool:
+        """Whether a layer that no rule touched may be unfolded: its trace was not checked yet."""
+        if layer.graph is None or layer.graph.trace is None:
+            return layer.graph is not None
+        try:
+            check_alone(layer.graph.trace, layer.graph)
+        except UntraceableError:
+            return False
+        return True
+
     def is_unfolded(self, layer: Layer) -> bool:
         """Whether the calls inside a composite layer take its place: only where a rule gained."""
         known = is_graph_class(layer.cls) or layer.cls is keras.layers.TimeDistributed
@@ -203,7 +215,7 @@ class _Builder:
             copy_state(layer.source, self.built[layer])
             return outputs
         except Exception as error:
-            if layer.graph is not None:  # what it calls may be copied where it can't be
+            if self.can_unfold(layer):  # what it calls may be copied where it can't be
                 return self.unfold(layer, args, kwargs)
             self.share(layer, error)
             return self.built[layer](*args, **kwargs)

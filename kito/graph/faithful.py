@@ -1,13 +1,10 @@
-"""Is the record of a layer's calls what the layer computes? Run both on the same data.
-
-A composite that holds composites is checked together with them, in one run: only if that fails
-is it found out which of them is at fault.
-"""
+"""Is the record of a layer's calls what the layer computes? Run both on the same data."""
 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -15,7 +12,7 @@ import keras
 import numpy as np
 
 from kito.distance import apart, magnitude
-from kito.graph.ir import Graph, Layer, Node, Ref, Tensor, to_numpy
+from kito.graph.ir import Graph, Layer, Node, Ref, Tensor, Trace, to_numpy, walk
 from kito.graph.keras_internals import takes_training, untouched
 from kito.graph.record import UntraceableError, only_untraceable
 from kito.samples import draw
@@ -30,25 +27,37 @@ TOLERANCES = {"float64": 1e-12, "float32": 1e-5, "float16": 1e-2, "bfloat16": 5e
 Opened = Callable[[Layer], bool]
 
 
-def check_faithful(
-    source: keras.Layer,
-    graph: Graph,
-    args: Any,
-    kwargs: Any,
-    *,
-    opened: Opened,
-    expected: tuple[Tensor, ...] | None = None,
-) -> None:
-    """Whether a graph computes what the layer computes, at inference, on several sizes.
+@dataclass(frozen=True)
+class Calls:
+    """The calls of a graph at one time, in an order in which they can be computed."""
+
+    nodes: tuple[Node, ...]
+    inputs: Any
+    outputs: Any
+
+
+Before = Mapping[Graph, Calls]
+
+
+def calls_of(graph: Graph) -> Before:
+    """The calls of a graph and of those nested in it, the outer ones first."""
+    return {
+        nested: Calls(tuple(nested), nested.inputs, nested.outputs) for _, nested in walk(graph)
+    }
+
+
+def check_faithful(trace: Trace, graph: Graph, before: Before, *, opened: Opened) -> None:
+    """Whether the graph of a trace computes what the layer computes, at inference, on several
+    sizes.
 
     Args:
-        args, kwargs: the arguments of the layer's call, with a `Tensor` where it gets a tensor.
-        expected: the outputs that Keras inferred of the call.
+        before: the calls of the graph, and of the graphs inside it that are opened.
 
     Raises:
         UntraceableError: it does not, or can't be found out.
     """
-    leaves = keras.tree.flatten((args, kwargs))
+    source = trace.source
+    leaves = keras.tree.flatten((trace.args, trace.kwargs))
     dynamic = any(None in leaf.shape for leaf in leaves if isinstance(leaf, Tensor))
     sizes = SIZES_OF_A_MODEL if isinstance(source, keras.Model) else SIZES_OF_A_LAYER
     rng = np.random.default_rng(0)
@@ -58,39 +67,41 @@ def check_faithful(
             given = [
                 each for leaf, each in zip(leaves, data, strict=True) if isinstance(leaf, Tensor)
             ]
-            positional, named = keras.tree.pack_sequence_as((args, kwargs), data)
+            args, kwargs = keras.tree.pack_sequence_as((trace.args, trace.kwargs), data)
             # Whatever the call assigns to variables is forgotten.
-            with keras.StatelessScope(), remembered(_leaves(graph, opened)):
-                outputs = source(*positional, **{**named, "training": False})
-                recorded = evaluate(graph, given, opened)
+            with keras.StatelessScope(), remembered(_leaves(before, graph, opened)):
+                outputs = source(*args, **{**kwargs, "training": False})
+                recorded = evaluate(before, graph, given, opened)
             keras.tree.assert_same_structure(outputs, recorded)
             flat = keras.tree.flatten(outputs)
             for one, other in zip(flat, keras.tree.flatten(recorded), strict=True):
                 _check_same(to_numpy(one), to_numpy(other))
-            for one, spec in zip(flat, expected or (), strict=False):
-                _check_shape(tuple(one.shape), spec)
+            for one, spec in zip(flat, trace.outputs, strict=False):
+                check_shape(tuple(one.shape), spec)
 
 
-def evaluate(graph: Graph, inputs: list[Any], opened: Opened) -> Any:
+def evaluate(before: Before, graph: Graph, inputs: list[Any], opened: Opened) -> Any:
     """What a graph computes of the tensors of its inputs, one layer after the other."""
+    calls = before[graph]
+    given = dict(zip(keras.tree.flatten(calls.inputs), inputs, strict=True))
     values: dict[Ref, Any] = {}
-    for ref, value in zip(keras.tree.flatten(graph.inputs), inputs, strict=True):
-        values[ref] = keras.ops.cast(value, graph[ref.node].output.dtype)
-    for node in graph:
-        if Ref(node.id) in values:
+    for node in calls.nodes:
+        if Ref(node.id) in given:
+            values[Ref(node.id)] = keras.ops.cast(given[Ref(node.id)], node.output.dtype)
             continue
         args, kwargs = keras.tree.map_structure(
             lambda leaf: values[leaf] if isinstance(leaf, Ref) else leaf, (node.args, node.kwargs)
         )
-        for index, value in enumerate(keras.tree.flatten(_call(node, args, kwargs, opened))):
-            _check_shape(tuple(value.shape), node.outputs[index])
+        results = keras.tree.flatten(_call(before, node, args, kwargs, opened))
+        for index, value in enumerate(results):
+            check_shape(tuple(value.shape), node.outputs[index])
             values[Ref(node.id, index)] = value
     return keras.tree.map_structure(
-        lambda leaf: values[leaf] if isinstance(leaf, Ref) else leaf, graph.outputs
+        lambda leaf: values[leaf] if isinstance(leaf, Ref) else leaf, calls.outputs
     )
 
 
-def _call(node: Node, args: Any, kwargs: Any, opened: Opened) -> Any:
+def _call(before: Before, node: Node, args: Any, kwargs: Any, opened: Opened) -> Any:
     layer = node.layer
     if layer.graph is not None and opened(layer):
         tensors = [
@@ -102,17 +113,17 @@ def _call(node: Node, args: Any, kwargs: Any, opened: Opened) -> Any:
             )
             if isinstance(leaf, Ref)
         ]
-        return evaluate(layer.graph, tensors, opened)
+        return evaluate(before, layer.graph, tensors, opened)
     if takes_training(layer.cls.call):
         kwargs = {"training": False, **kwargs}
     return layer.source(*args, **kwargs)
 
 
-def _leaves(graph: Graph, opened: Opened) -> Iterator[keras.Layer]:
+def _leaves(before: Before, graph: Graph, opened: Opened) -> Iterator[keras.Layer]:
     """The layers that `evaluate` calls."""
-    for node in graph:
+    for node in before[graph].nodes:
         if node.layer.graph is not None and opened(node.layer):
-            yield from _leaves(node.layer.graph, opened)
+            yield from _leaves(before, node.layer.graph, opened)
         elif isinstance(node.layer.source, keras.Layer):
             yield node.layer.source
 
@@ -195,20 +206,18 @@ def _check_same(expected: np.ndarray, recorded: np.ndarray) -> None:
         )
 
 
-def _check_shape(shape: tuple[int, ...], inferred: Tensor) -> None:
+def check_shape(shape: tuple[int | None, ...], inferred: Tensor) -> None:
+    """Whether the shape of a tensor can be what Keras inferred of it; None is any size.
+
+    Raises:
+        WrongShapeError: it can't.
+    """
     if len(shape) != len(inferred.shape) or any(
-        known not in (None, size) for known, size in zip(inferred.shape, shape, strict=True)
+        None not in (size, known) and size != known
+        for size, known in zip(shape, inferred.shape, strict=True)
     ):
         raise WrongShapeError(f"Keras infers the shape {inferred.shape}, its call gives {shape}")
 
 
 class WrongShapeError(UntraceableError):
     """The shapes that the model shows are wrong, from this layer on."""
-
-
-def opened_layers(graph: Graph, opened: Opened) -> Iterator[Layer]:
-    """The layers that `evaluate` runs by their graphs, the outer ones first."""
-    for node in graph:
-        if node.layer.graph is not None and opened(node.layer):
-            yield node.layer
-            yield from opened_layers(node.layer.graph, opened)

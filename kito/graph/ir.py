@@ -339,6 +339,22 @@ class Node:
         return getattr(self.layer, name)
 
 
+@dataclass(frozen=True)
+class Trace:
+    """The call that a graph is the record of.
+
+    Attributes:
+        source: the layer.
+        args, kwargs: its arguments, with a `Tensor` where it gets a tensor.
+        outputs: what Keras inferred of the outputs; none where nobody asked it.
+    """
+
+    source: keras.Layer
+    args: tuple[Any, ...]
+    kwargs: dict[str, Any]
+    outputs: tuple[Tensor, ...] = ()
+
+
 class Graph:
     """The calls of one model: nodes in a directed graph, edges keyed by the argument they fill.
 
@@ -352,7 +368,8 @@ class Graph:
         rewritten: whether a rule changed something here.
         source: the model that the graph was lifted from.
         shapes_are_right: whether the shapes that Keras shows are those of the tensors.
-        traced: whether it is the record of the calls of a layer or model that is written in Python.
+        trace: how it was recorded, if it is the record of the calls of a layer or model that is
+            written in Python.
         dag: the `networkx.MultiDiGraph` of the numbers of the nodes. A multigraph, for
             `Add()([x, x])` has two equal edges.
     """
@@ -366,7 +383,7 @@ class Graph:
         self.rewritten = False
         self.source: Any = None
         self.shapes_are_right = True
-        self.traced = False
+        self.trace: Trace | None = None
         self.dag = nx.MultiDiGraph()
         self._nodes: dict[int, Node] = {}
         self._alike = Alike()

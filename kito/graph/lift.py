@@ -9,16 +9,18 @@ from __future__ import annotations
 
 import inspect
 import os
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+from types import MappingProxyType
 from typing import Any
 
 import keras
 
 from kito.errors import InputError
-from kito.graph.copying import can_copy, can_load
-from kito.graph.faithful import WrongShapeError, check_faithful, opened_layers
-from kito.graph.ir import Graph, Layer, Node, Ref, Tensor, walk
+from kito.graph.copying import can_copy
+from kito.graph.doubt import check_alone
+from kito.graph.faithful import WrongShapeError, check_shape
+from kito.graph.ir import Graph, Layer, Node, Ref, Tensor, Trace, walk
 from kito.graph.keras_internals import (
     Functional,
     arguments,
@@ -41,7 +43,10 @@ KERAS_2 = ("tf_keras", "tensorflow.python.keras")
 
 
 def lift(
-    model: keras.Model, anchors: frozenset[type] = frozenset(), report: Report | None = None
+    model: keras.Model,
+    anchors: frozenset[type] = frozenset(),
+    report: Report | None = None,
+    whole: Mapping[keras.Layer, UntraceableError] = MappingProxyType({}),
 ) -> Graph:
     """Copy the structure of a model out of Keras; weights are not read.
 
@@ -49,17 +54,22 @@ def lift(
         anchors: the classes at which rules match. Layers and models written in Python that hold
             one of these are traced.
         report: is told which layers stay whole, and why.
+        whole: those that are known not to be what their traces are.
 
     Raises:
         InputError: the object is not a Keras 3 model, or it is not built.
     """
     check_model(model)
-    lifter = _Lifter(anchors, Report() if report is None else report)
+    report = Report() if report is None else report
+    lifter = _Lifter(anchors, report, whole)
     graph = lifter.graph(model) if is_graph_model(model) else lifter.subclassed(model)
-    lifter.expand(graph)
-    lifter.doubt(graph)
-    if not graph.shapes_are_right:
+    try:
+        lifter.expand(graph)
+    except WrongShapeError:
+        # What follows has wrong shapes too, and can be run, but not rebuilt otherwise.
+        graph.shapes_are_right = False
         lifter.put_all_back(graph)
+        report.notes.append("nothing is rewritten, because shapes of the model are wrong")
     return graph
 
 
@@ -92,11 +102,16 @@ def _is_path(given: object) -> bool:
 class _Lifter:
     """Remembers what was lifted, so that a shared layer stays one layer."""
 
-    def __init__(self, anchors: frozenset[type], report: Report) -> None:
+    def __init__(
+        self,
+        anchors: frozenset[type],
+        report: Report,
+        whole: Mapping[keras.Layer, UntraceableError],
+    ) -> None:
         self._anchors = anchors
         self._report = report
+        self._whole = whole
         self._layers: dict[int, Layer] = {}
-        self._traces: dict[Layer, _Call] = {}
         self._outputs: Outputs = {}
 
     def graph(self, model: Any, name: str | None = None) -> Graph:
@@ -141,7 +156,11 @@ class _Lifter:
         return self._layers[id(operation)]
 
     def expand(self, graph: Graph) -> None:
-        """Trace the composite layers of the graph, those inside them, and so on."""
+        """Trace the composite layers of the graph, those inside them, and so on.
+
+        Raises:
+            WrongShapeError: a layer's outputs have other shapes than the model shows.
+        """
         traces: set[int] = set()
         seen: set[Graph] = set()
         tried: set[Layer] = set()
@@ -164,7 +183,11 @@ class _Lifter:
                 try:
                     traced = self.traced(layer, calls)
                 except UntraceableError as error:
-                    self.keep_whole(layer, str(error))
+                    self._report.notes.append(
+                        f"{layer.name} ({layer.cls.__name__}) is kept whole: {error}"
+                    )
+                    if isinstance(error, WrongShapeError):
+                        raise
                     continue
                 assert traced.graph is not None
                 traces.add(id(traced.graph))
@@ -180,66 +203,21 @@ class _Lifter:
             return True
         return inside and is_written_in_python(layer.source) and not can_copy(layer.source)
 
-    def keep_whole(self, layer: Layer, reason: str) -> None:
-        self._report.notes.append(f"{layer.name} ({layer.cls.__name__}) is kept whole: {reason}")
-
-    def doubt(self, graph: Graph) -> None:
-        """Put back whole the composites whose traces are not faithful, or could not be loaded."""
-        believed: set[Layer] = set()
-        for _, nested in walk(graph):
-            for node in list(nested):
-                layer = nested[node.id].layer
-                if layer not in self._traces or layer in believed:
-                    continue
-                try:
-                    believed.update((layer, *self.faithful(layer)))
-                    _check_loadable(layer)
-                except UntraceableError as error:
-                    self.keep_whole(layer, str(error))
-                    self.put_back(graph, layer)
-                    # What follows has wrong shapes too, and can be run, but not rebuilt otherwise.
-                    graph.shapes_are_right &= not isinstance(error, WrongShapeError)
-
-    def faithful(self, layer: Layer) -> list[Layer]:
-        """The composites inside a composite that were found to be faithful together with it.
-
-        Raises:
-            UntraceableError: its own trace is not faithful, whatever the composites inside it are.
-        """
-        assert layer.graph is not None
-        call = self._traces[layer]
-        for opened in (_is_opened, lambda layer: False):
-            try:
-                check_faithful(
-                    layer.source,
-                    layer.graph,
-                    *(call.args, call.kwargs),
-                    opened=opened,
-                    expected=call.outputs,
-                )
-                return list(opened_layers(layer.graph, opened))
-            except UntraceableError as error:
-                reason = error
-        raise reason
-
     def put_all_back(self, graph: Graph) -> None:
-        for layer in self._traces:
-            self.put_back(graph, layer)
-        self._report.notes.append("nothing is rewritten, because shapes of the model are wrong")
-
-    def put_back(self, graph: Graph, layer: Layer) -> None:
-        whole = replace(layer, graph=None)
-        for _, nested in walk(graph):
+        """Put the composites whole where they were called."""
+        for _, nested in list(walk(graph)):
             for node in list(nested):
-                if node.layer is layer:
-                    nested.put(replace(node, layer=whole))
+                if node.layer.graph is not None and node.layer.graph.trace is not None:
+                    nested.put(replace(node, layer=replace(node.layer, graph=None)))
 
     def traced(self, layer: Layer, sites: list[tuple[Graph, Node]]) -> Layer:
         """A composite layer with the graph that all its calls have in common.
 
         Raises:
-            UntraceableError: there is none.
+            UntraceableError: there is none, or it is known to be wrong.
         """
+        if layer.source in self._whole:
+            raise self._whole[layer.source]
         calls = {str(call): call for call in (_call(*site) for site in sites)}
         if len(calls) > 1:
             raise UntraceableError(f"it is called in {len(calls)} different ways")
@@ -253,10 +231,10 @@ class _Lifter:
             raise UntraceableError("it is called with training=True")
         with trace(layer.source, call.args, call.kwargs, self._outputs) as function:
             graph = self.graph(function, layer.name)
-        graph.traced = True
-        traced = replace(layer, graph=graph)
-        self._traces[traced] = call
-        return traced
+        graph.trace = call
+        for ref, spec in zip(keras.tree.flatten(graph.outputs), call.outputs, strict=True):
+            check_shape(graph.tensor(ref).shape, spec)
+        return replace(layer, graph=graph)
 
     def subclassed(self, model: keras.Model) -> Graph:
         """The graph of a model that is written as a class: traced.
@@ -270,7 +248,7 @@ class _Lifter:
             try:
                 with trace(model, (inputs,), {}, self._outputs) as function:
                     graph = self.graph(function, model.name)
-                check_faithful(model, graph, (inputs,), {}, opened=lambda layer: False)
+                check_alone(Trace(model, (inputs,), {}), graph)
                 leaves = keras.tree.flatten(graph.inputs)
                 graph.inputs = keras.tree.pack_sequence_as(inputs, leaves)
                 _name_inputs(graph, model)
@@ -284,42 +262,13 @@ class _Lifter:
         )
 
 
-@dataclass(frozen=True)
-class _Call:
-    """The arguments of a call with the Tensors that are known of them, and its outputs."""
-
-    args: tuple[Any, ...]
-    kwargs: dict[str, Any]
-    outputs: tuple[Tensor, ...]
-
-
-def _call(graph: Graph, node: Node) -> _Call:
+def _call(graph: Graph, node: Node) -> Trace:
+    """The call of a node, with what is known of the tensors that it gets and returns."""
     args, kwargs = keras.tree.map_structure(
         lambda leaf: graph.tensor(leaf) if isinstance(leaf, Ref) else leaf,
         (node.args, node.kwargs),
     )
-    return _Call(args, kwargs, node.outputs)
-
-
-def _is_opened(layer: Layer) -> bool:
-    """Whether a layer computes what its graph computes; a wrapper calls it in its own way."""
-    return layer.cls is not keras.layers.TimeDistributed
-
-
-def _check_loadable(layer: Layer) -> None:
-    """What a composite holds must not be harder to save and load than the composite was.
-
-    Raises:
-        UntraceableError: Keras can load the composite, but not a layer inside it on its own.
-    """
-    assert layer.graph is not None
-    inside = {node.layer for _, graph in walk(layer.graph) for node in graph}
-    for part in inside:
-        if part.graph is None and not can_load(part.source) and can_load(layer.source):
-            raise UntraceableError(
-                f"Keras can load it, but not the {part.cls.__name__} inside it on its own: is that "
-                "registered, with a complete `get_config`?"
-            )
+    return Trace(node.layer.source, args, kwargs, node.outputs)
 
 
 def _inputs_of(model: keras.Model) -> Iterator[Any]:

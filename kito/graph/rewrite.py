@@ -160,7 +160,7 @@ class _Rewriter:
         is a reason to lose that class: they are copied as they were.
         """
         for graph in self.graphs:
-            if type(graph.source) in (Functional, keras.Sequential) and not graph.traced:
+            if type(graph.source) in (Functional, keras.Sequential) and graph.trace is None:
                 continue
             inside = {id(nested) for _, nested in walk(graph)}
             if any(done.rule.opens and done.graphs & inside for done in self.applied):

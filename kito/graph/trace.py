@@ -3,7 +3,7 @@
 Layers and models written in Python hide the layers that they hold. Called on symbolic tensors,
 `call` records the layers and `keras.ops` that it uses, and that record is a graph like any other.
 But it is the record of one run: a branch on data, a random number or a Python counter would be
-frozen into it. So a trace is believed only if it is faithful (faithful.py).
+frozen into it. So a trace that a rewrite makes use of must be faithful (doubt.py).
 """
 
 from __future__ import annotations
@@ -16,19 +16,9 @@ from typing import Any
 import keras
 import numpy as np
 
-from kito.graph.ir import Layer, Tensor
-from kito.graph.keras_internals import (
-    Functional,
-    arguments,
-    calls_in_order,
-    structures,
-    sublayers,
-    untouched,
-)
-from kito.graph.record import UntraceableError, only_untraceable, record, with_sizes
+from kito.graph.keras_internals import Functional, calls_in_order, sublayers, untouched
+from kito.graph.record import UntraceableError, only_untraceable, record
 
-# With which sizes a call is recorded again that is to work with any; data have those in between.
-OTHER_SIZES = (1, 1024)
 ONLY_KERAS = "; kito looks inside a call that uses layers and keras.ops alone"
 # What is told apart in a string.
 PLAIN = (keras.KerasTensor, bool, int, float, str, type(None))
@@ -61,7 +51,6 @@ def trace(layer: keras.Layer, args: Any, kwargs: Any, known: Outputs) -> Iterato
         function = record(layer, args, kwargs)
         _check_constants(function)
         _check_training(function)
-        _check_other_sizes(function, layer, args, kwargs)
         yield function
 
 
@@ -135,52 +124,6 @@ def _check_constants(function: Functional) -> None:
                     f"its call hands a {made} to {call.operation.name}, which kito can't take "
                     "over unless a layer holds it"
                 )
-
-
-def _check_other_sizes(function: Functional, layer: keras.Layer, args: Any, kwargs: Any) -> None:
-    """A branch on a size is not seen where the size is not known, nor maybe on random data, for
-    which sizes are small.
-    """
-    tensors = [leaf for leaf in keras.tree.flatten((args, kwargs)) if isinstance(leaf, Tensor)]
-    if not any(None in tensor.shape[1:] for tensor in tensors):
-        return
-    held = set(map(id, sublayers(layer)))
-    expected = _outline(function, held)
-    for size in OTHER_SIZES:
-        try:
-            other = record(layer, *with_sizes((args, kwargs), others=size))
-        except Exception:  # it takes no input of that size
-            continue
-        if _outline(other, held) != expected:
-            raise UntraceableError(f"its call does otherwise where a size is {size}")
-
-
-def _outline(function: Functional, held: set[int]) -> list[str]:
-    """The calls of a record and their arguments: equal for records that compute the same.
-
-    Args:
-        held: the layers that are the same in all records; others the call may have made.
-    """
-    numbers: dict[int, str] = {}
-    lines = []
-    for number, call in enumerate(calls_in_order(function)):
-        operation, given = call.operation, arguments(call)
-        for index, tensor in enumerate(call.outputs):
-            numbers[id(tensor)] = f"{number}.{index}"
-        if call.is_input:
-            continue
-        given = keras.tree.map_structure(lambda leaf: numbers.get(id(leaf), leaf), given)
-        what = id(operation) if id(operation) in held else _described(operation)
-        lines.append(f"{what} {given}")
-    outputs = keras.tree.map_structure(lambda leaf: numbers[id(leaf)], structures(function)[1])
-    return [*lines, str(outputs)]
-
-
-def _described(operation: keras.Operation) -> Any:
-    try:
-        return type(operation), Layer.of(operation).behaviour
-    except NotImplementedError:  # it can't say what it is
-        return type(operation)
 
 
 def _check_training(function: Functional) -> None:

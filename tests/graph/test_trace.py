@@ -1,6 +1,7 @@
 """Composite layers and subclassed models: optimized inside where the trace is faithful."""
 
 from functools import partial
+from unittest.mock import patch
 
 import keras
 import numpy as np
@@ -10,6 +11,7 @@ from keras import layers, ops
 from keras.layers import BatchNormalization, Conv2D, Dense
 
 import kito
+from kito import api
 from kito.errors import first_line
 from kito.testing import check_equivalent, check_rewrites, randomize
 from tests.folds import FOLDS
@@ -269,17 +271,90 @@ def test_a_layer_inside_runs_once_on_the_same_data(size):
     ran = []
 
     class Watched(Conv2D):
-        def call(self, x):
+        def call(self, x, training=None):
             if not isinstance(x, keras.KerasTensor):
                 ran.append(tuple(x.shape))
             return super().call(x)
 
     block = Block(3)
-    block.conv = Watched(3, 3, padding="same", name="conv")
+    block.dropout = Watched(3, 3, padding="same")
+    block.dropout.build((None, size, size, 3))
     model = around(block, shape=(size, size, 3))
     ran.clear()
     kito.explain(model, FOLDS)
     assert ran == [(2, size or 32, size or 32, 3), (1, size or 40, size or 40, 3)]
+
+
+def test_what_no_rule_applies_in_is_not_run():
+    """To find out whether a trace is right costs more than to record it."""
+    ran = []
+
+    class Watched(Block):
+        def call(self, x):
+            if not isinstance(x, keras.KerasTensor):
+                ran.append(x)
+            return self.conv(ops.relu(x))
+
+    report = kito.Report()
+    model = around(Watched())
+    fast = kito.optimize(model, FOLDS, report=report)
+    assert not ran
+    assert not report.notes
+    check_equivalent(model, fast)
+
+
+def test_what_can_not_be_copied_is_unfolded_only_if_its_trace_is_right():
+    """A layer that no rule touched, and that its trace stands for all the same."""
+
+    class Normalized(Gate):
+        def __init__(self, units, **options):
+            super().__init__(units, **options)
+            self.bn = BatchNormalization()
+
+        def build(self, shape):
+            super().build(shape)
+            self.bn.build(shape)
+
+        def call(self, x):
+            return super().call(ops.relu(self.bn(x)))
+
+    class Eager(Normalized):
+        def call(self, x):
+            return super().call(x) * (1.0 if isinstance(x, keras.KerasTensor) else 1.5)
+
+    for gate, notes in (Normalized, 0), (Eager, 1):
+        report = kito.Report()
+        model = randomize(around(gate(3, name="gate")))
+        fast = kito.optimize(model, FOLDS, report=report)
+        assert len(report.notes) == notes
+        assert isinstance(fast.get_layer("gate"), keras.Model) != bool(notes)
+        check_equivalent(model, fast)
+
+
+class FreshBlock(Block):
+    """Makes another composite in each call, whose trace is wrong."""
+
+    def call(self, x):
+        return Fresh(self.conv, self.bn)(x)
+
+
+class Fresh(layers.Layer):
+    def __init__(self, conv, bn):
+        super().__init__()
+        self.conv, self.bn = conv, bn
+
+    def call(self, x):
+        x = self.bn(self.conv(x))
+        return x if isinstance(x, keras.KerasTensor) else x * 1.5
+
+
+def test_composites_that_a_call_makes_come_to_an_end():
+    """Each trace has another one, so there is always one that nobody knows to be wrong."""
+    model = randomize(around(FreshBlock()))
+    with patch.object(api, "lift", wraps=api.lift) as lift:
+        fast = kito.optimize(model, FOLDS)
+    assert lift.call_count == api.ROUNDS + 1
+    check_equivalent(model, fast)
 
 
 @pytest.mark.skipif(keras.backend.backend() != "tensorflow", reason="of TensorFlow's functions")

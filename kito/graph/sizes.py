@@ -1,0 +1,77 @@
+"""Does a call make the same calls at every size? Record it again with small and large ones.
+
+A branch on a size is not seen where the size is not known, nor maybe on random data, for which
+sizes are neither one nor large.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import keras
+
+from kito.graph.ir import Layer, Tensor, Trace
+from kito.graph.keras_internals import (
+    Functional,
+    arguments,
+    calls_in_order,
+    structures,
+    sublayers,
+    untouched,
+)
+from kito.graph.record import UntraceableError, only_untraceable, record, with_sizes
+from kito.graph.trace import inferred_once
+
+# With which sizes a call is recorded again that is to work with any; data have those in between.
+OTHER_SIZES = (1, 1024)
+
+
+def check_sizes(trace: Trace) -> None:
+    """Whether the layer's `call` does the same at every size that its input may have.
+
+    Raises:
+        UntraceableError: it does not.
+    """
+    given = trace.args, trace.kwargs
+    tensors = [leaf for leaf in keras.tree.flatten(given) if isinstance(leaf, Tensor)]
+    if not any(None in tensor.shape[1:] for tensor in tensors):
+        return
+    layer = trace.source
+    held = set(map(id, sublayers(layer)))
+    with only_untraceable(), inferred_once(layer, {}), untouched(layer):
+        expected = _outline(record(layer, *given), held)
+        for size in OTHER_SIZES:
+            try:
+                other = record(layer, *with_sizes(given, others=size))
+            except Exception:  # it takes no input of that size
+                continue
+            if _outline(other, held) != expected:
+                raise UntraceableError(f"its call does otherwise where a size is {size}")
+
+
+def _outline(function: Functional, held: set[int]) -> list[str]:
+    """The calls of a record and their arguments: equal for records that compute the same.
+
+    Args:
+        held: the layers that are the same in all records; others the call may have made.
+    """
+    numbers: dict[int, str] = {}
+    lines = []
+    for number, call in enumerate(calls_in_order(function)):
+        operation, given = call.operation, arguments(call)
+        for index, tensor in enumerate(call.outputs):
+            numbers[id(tensor)] = f"{number}.{index}"
+        if call.is_input:
+            continue
+        given = keras.tree.map_structure(lambda leaf: numbers.get(id(leaf), leaf), given)
+        what = id(operation) if id(operation) in held else _described(operation)
+        lines.append(f"{what} {given}")
+    outputs = keras.tree.map_structure(lambda leaf: numbers[id(leaf)], structures(function)[1])
+    return [*lines, str(outputs)]
+
+
+def _described(operation: keras.Operation) -> Any:
+    try:
+        return type(operation), Layer.of(operation).behaviour
+    except NotImplementedError:  # it can't say what it is
+        return type(operation)
