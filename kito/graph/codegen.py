@@ -16,7 +16,7 @@ import keras
 
 from kito.errors import GraphError, first_line
 from kito.graph.copying import copy_state, copy_structure, policy_of
-from kito.graph.doubt import check_alone
+from kito.graph.doubt import check_copied
 from kito.graph.ir import Graph, Layer, Node, Ref, Tensor, walk
 from kito.graph.keras_internals import (
     Functional,
@@ -85,6 +85,9 @@ class _Builder:
         self.built: dict[Layer, keras.Operation] = {}
         self.models: dict[int, keras.Model] = {}
         self.rewritten: dict[Graph, bool] = {}
+        # The layers that could not be copied, and the traces that stand for them.
+        self.unfolded: set[Layer] = set()
+        self.believed: set[Graph] = set()
 
     def is_rewritten(self, layer: Layer) -> bool:
         """Whether a rule made the layer, or changed something in its graph."""
@@ -170,11 +173,11 @@ class _Builder:
         return self.model(layer.graph)(tensors if len(tensors) > 1 else tensors[0])
 
     def can_unfold(self, layer: Layer) -> bool:
-        """Whether a layer that no rule touched may be unfolded: its trace was not checked yet."""
-        if layer.graph is None or layer.graph.trace is None:
+        """Whether what a layer that no rule touched calls may stand for it: nobody checked yet."""
+        if layer.graph is None or layer.graph.trace is None or layer.graph in self.believed:
             return layer.graph is not None
         try:
-            check_alone(layer.graph.trace, layer.graph)
+            self.believed.update(check_copied(layer.graph))
         except UntraceableError:
             return False
         return True
@@ -182,7 +185,8 @@ class _Builder:
     def is_unfolded(self, layer: Layer) -> bool:
         """Whether the calls inside a composite layer take its place: only where a rule gained."""
         known = is_graph_class(layer.cls) or layer.cls is keras.layers.TimeDistributed
-        return layer.graph is not None and not known and self.is_rewritten(layer)
+        gains = layer.graph is not None and not known and self.is_rewritten(layer)
+        return gains or layer in self.unfolded
 
     def is_copied(self, layer: Layer) -> bool:
         """Whether the source's layer is copied as it is: a layer that no rule touched."""
@@ -215,7 +219,9 @@ class _Builder:
             copy_state(layer.source, self.built[layer])
             return outputs
         except Exception as error:
+            self.built.pop(layer, None)
             if self.can_unfold(layer):  # what it calls may be copied where it can't be
+                self.unfolded.add(layer)
                 return self.unfold(layer, args, kwargs)
             self.share(layer, error)
             return self.built[layer](*args, **kwargs)

@@ -11,23 +11,23 @@ is it found out which of them is at fault.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from functools import cache
 
 import keras
 
 from kito.graph.copying import can_copy, can_load
-from kito.graph.faithful import Before, Opened, calls_of, check_faithful
-from kito.graph.ir import Graph, Layer, Trace
+from kito.graph.faithful import Opened, check_faithful
+from kito.graph.ir import Graph, Layer, Node
 from kito.graph.record import UntraceableError
 from kito.graph.sizes import check_sizes
 
 
-def unfaithful(before: Before) -> dict[keras.Layer, UntraceableError]:
+def unfaithful(graphs: Iterable[Graph]) -> dict[keras.Layer, UntraceableError]:
     """The composites in which a rule was applied, and whose traces are not what they compute.
 
     Args:
-        before: the calls of all graphs, before any rule was applied.
+        graphs: all graphs of the model, the outer ones first.
 
     Returns:
         What is wrong with each.
@@ -35,40 +35,64 @@ def unfaithful(before: Before) -> dict[keras.Layer, UntraceableError]:
 
     @cache
     def is_rewritten(graph: Graph) -> bool:
-        inside = (node.layer.graph for node in before[graph].nodes)
+        inside = (node.layer.graph for node in _lifted(graph))
         return graph.rewritten or any(is_rewritten(each) for each in inside if each is not None)
 
     def opened(layer: Layer) -> bool:
-        # A wrapper does not compute what its graph computes: it calls it in its own way.
-        wrapped = layer.cls is keras.layers.TimeDistributed
-        return layer.graph is not None and not wrapped and is_rewritten(layer.graph)
+        return layer.graph is not None and _is_run(layer) and is_rewritten(layer.graph)
 
     found: dict[keras.Layer, UntraceableError] = {}
     believed: set[Graph] = set()
-    for graph in before:
+    for graph in graphs:
         if graph.trace is None or not is_rewritten(graph):
             continue
         try:
             check_sizes(graph.trace)
+            _check_loadable(graph, opened)
             if graph not in believed:
-                believed.update(_check(graph.trace, graph, before, opened))
-            _check_loadable(graph.trace.source, graph, before, opened)
+                believed.update(_check(graph, opened))
         except UntraceableError as error:
             found[graph.trace.source] = error
     return found
 
 
-def check_alone(trace: Trace, graph: Graph) -> None:
-    """Check a trace in which no rule was applied; the composites inside are called.
+def check_copied(graph: Graph) -> Iterator[Graph]:
+    """Check the trace of a composite that can't be copied, together with those inside it.
+
+    Returns:
+        The graphs that were checked.
+
+    Raises:
+        UntraceableError: it is not what the composite computes.
+    """
+    assert graph.trace is not None
+    check_sizes(graph.trace)
+    _check_loadable(graph, _is_run)
+    return _check(graph, _is_run)
+
+
+def check_alone(graph: Graph) -> None:
+    """Check a trace; what it calls is called.
 
     Raises:
         UntraceableError: it is not what its layer computes.
     """
-    check_sizes(trace)
-    check_faithful(trace, graph, calls_of(graph), opened=lambda layer: False)
+    assert graph.trace is not None
+    check_sizes(graph.trace)
+    check_faithful(graph, opened=lambda layer: False)
 
 
-def _check(trace: Trace, graph: Graph, before: Before, opened: Opened) -> Iterator[Graph]:
+def _is_run(layer: Layer) -> bool:
+    """Whether a layer computes what its graph computes; a wrapper calls it in its own way."""
+    return layer.cls is not keras.layers.TimeDistributed
+
+
+def _lifted(graph: Graph) -> tuple[Node, ...]:
+    assert graph.lifted is not None
+    return graph.lifted.nodes
+
+
+def _check(graph: Graph, opened: Opened) -> Iterator[Graph]:
     """The graphs that are found to be faithful together with that of a composite.
 
     Raises:
@@ -76,45 +100,40 @@ def _check(trace: Trace, graph: Graph, before: Before, opened: Opened) -> Iterat
     """
     for inside in (opened, lambda layer: False):
         try:
-            check_faithful(trace, graph, before, opened=inside)
-            return _opened(before, graph, inside)
+            check_faithful(graph, opened=inside)
+            return _opened(graph, inside)
         except UntraceableError as error:
             reason = error
     raise reason
 
 
-def _opened(before: Before, graph: Graph, opened: Opened) -> Iterator[Graph]:
+def _opened(graph: Graph, opened: Opened) -> Iterator[Graph]:
     yield graph
-    for node in before[graph].nodes:
+    for node in _lifted(graph):
         if node.layer.graph is not None and opened(node.layer):
-            yield from _opened(before, node.layer.graph, opened)
+            yield from _opened(node.layer.graph, opened)
 
 
-def _check_loadable(source: keras.Layer, graph: Graph, before: Before, opened: Opened) -> None:
+def _check_loadable(graph: Graph, opened: Opened) -> None:
     """What a composite holds must not be harder to save and load than the composite was.
 
     Raises:
         UntraceableError: Keras can load the composite, but not a layer inside it on its own.
     """
-    for part in dict.fromkeys(_parts(before, graph, opened)):
-        if not can_load(part.source) and can_load(source):
+    assert graph.trace is not None
+    for part in dict.fromkeys(_parts(graph, opened)):
+        if not can_load(part.source) and can_load(graph.trace.source):
             raise UntraceableError(
                 f"Keras can load it, but not the {part.cls.__name__} inside it on its own: is that "
                 "registered, with a complete `get_config`?"
             )
 
 
-def _parts(before: Before, graph: Graph, opened: Opened) -> Iterator[Layer]:
-    """The layers of which the result has copies."""
-    for node in before[graph].nodes:
+def _parts(graph: Graph, opened: Opened) -> Iterator[Layer]:
+    """The layers of which the result has copies, or has if those around them can't be copied."""
+    for node in _lifted(graph):
         layer = node.layer
-        if layer.graph is None:
-            yield layer
-        elif (
-            opened(layer)
-            or layer.cls.__module__.startswith("keras.src.")
-            or not can_copy(layer.source)
-        ):
-            yield from _parts(before, layer.graph, opened)
-        else:
+        if layer.graph is not None:
+            yield from _parts(layer.graph, opened)
+        if layer.graph is None or (not opened(layer) and can_copy(layer.source)):
             yield layer

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from typing import Any
 
@@ -12,7 +11,7 @@ import keras
 import numpy as np
 
 from kito.distance import apart, magnitude
-from kito.graph.ir import Graph, Layer, Node, Ref, Tensor, Trace, to_numpy, walk
+from kito.graph.ir import Graph, Layer, Node, Ref, Tensor, to_numpy
 from kito.graph.keras_internals import takes_training, untouched
 from kito.graph.record import UntraceableError, only_untraceable
 from kito.samples import draw
@@ -27,35 +26,14 @@ TOLERANCES = {"float64": 1e-12, "float32": 1e-5, "float16": 1e-2, "bfloat16": 5e
 Opened = Callable[[Layer], bool]
 
 
-@dataclass(frozen=True)
-class Calls:
-    """The calls of a graph at one time, in an order in which they can be computed."""
-
-    nodes: tuple[Node, ...]
-    inputs: Any
-    outputs: Any
-
-
-Before = Mapping[Graph, Calls]
-
-
-def calls_of(graph: Graph) -> Before:
-    """The calls of a graph and of those nested in it, the outer ones first."""
-    return {
-        nested: Calls(tuple(nested), nested.inputs, nested.outputs) for _, nested in walk(graph)
-    }
-
-
-def check_faithful(trace: Trace, graph: Graph, before: Before, *, opened: Opened) -> None:
-    """Whether the graph of a trace computes what the layer computes, at inference, on several
-    sizes.
-
-    Args:
-        before: the calls of the graph, and of the graphs inside it that are opened.
+def check_faithful(graph: Graph, *, opened: Opened) -> None:
+    """Whether a trace computes what its layer does, at inference, on several sizes.
 
     Raises:
         UntraceableError: it does not, or can't be found out.
     """
+    trace = graph.trace
+    assert trace is not None
     source = trace.source
     leaves = keras.tree.flatten((trace.args, trace.kwargs))
     dynamic = any(None in leaf.shape for leaf in leaves if isinstance(leaf, Tensor))
@@ -69,9 +47,9 @@ def check_faithful(trace: Trace, graph: Graph, before: Before, *, opened: Opened
             ]
             args, kwargs = keras.tree.pack_sequence_as((trace.args, trace.kwargs), data)
             # Whatever the call assigns to variables is forgotten.
-            with keras.StatelessScope(), remembered(_leaves(before, graph, opened)):
+            with keras.StatelessScope(), remembered(_leaves(graph, opened)):
                 outputs = source(*args, **{**kwargs, "training": False})
-                recorded = evaluate(before, graph, given, opened)
+                recorded = evaluate(graph, given, opened)
             keras.tree.assert_same_structure(outputs, recorded)
             flat = keras.tree.flatten(outputs)
             for one, other in zip(flat, keras.tree.flatten(recorded), strict=True):
@@ -80,9 +58,10 @@ def check_faithful(trace: Trace, graph: Graph, before: Before, *, opened: Opened
                 check_shape(tuple(one.shape), spec)
 
 
-def evaluate(before: Before, graph: Graph, inputs: list[Any], opened: Opened) -> Any:
-    """What a graph computes of the tensors of its inputs, one layer after the other."""
-    calls = before[graph]
+def evaluate(graph: Graph, inputs: list[Any], opened: Opened) -> Any:
+    """What a graph as it was lifted computes of its inputs, one layer after the other."""
+    calls = graph.lifted
+    assert calls is not None
     given = dict(zip(keras.tree.flatten(calls.inputs), inputs, strict=True))
     values: dict[Ref, Any] = {}
     for node in calls.nodes:
@@ -92,7 +71,7 @@ def evaluate(before: Before, graph: Graph, inputs: list[Any], opened: Opened) ->
         args, kwargs = keras.tree.map_structure(
             lambda leaf: values[leaf] if isinstance(leaf, Ref) else leaf, (node.args, node.kwargs)
         )
-        results = keras.tree.flatten(_call(before, node, args, kwargs, opened))
+        results = keras.tree.flatten(_call(node, args, kwargs, opened))
         for index, value in enumerate(results):
             check_shape(tuple(value.shape), node.outputs[index])
             values[Ref(node.id, index)] = value
@@ -101,7 +80,7 @@ def evaluate(before: Before, graph: Graph, inputs: list[Any], opened: Opened) ->
     )
 
 
-def _call(before: Before, node: Node, args: Any, kwargs: Any, opened: Opened) -> Any:
+def _call(node: Node, args: Any, kwargs: Any, opened: Opened) -> Any:
     layer = node.layer
     if layer.graph is not None and opened(layer):
         tensors = [
@@ -113,17 +92,18 @@ def _call(before: Before, node: Node, args: Any, kwargs: Any, opened: Opened) ->
             )
             if isinstance(leaf, Ref)
         ]
-        return evaluate(before, layer.graph, tensors, opened)
+        return evaluate(layer.graph, tensors, opened)
     if takes_training(layer.cls.call):
         kwargs = {"training": False, **kwargs}
     return layer.source(*args, **kwargs)
 
 
-def _leaves(before: Before, graph: Graph, opened: Opened) -> Iterator[keras.Layer]:
+def _leaves(graph: Graph, opened: Opened) -> Iterator[keras.Layer]:
     """The layers that `evaluate` calls."""
-    for node in before[graph].nodes:
+    assert graph.lifted is not None
+    for node in graph.lifted.nodes:
         if node.layer.graph is not None and opened(node.layer):
-            yield from _leaves(before, node.layer.graph, opened)
+            yield from _leaves(node.layer.graph, opened)
         elif isinstance(node.layer.source, keras.Layer):
             yield node.layer.source
 

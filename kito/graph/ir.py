@@ -355,6 +355,15 @@ class Trace:
     outputs: tuple[Tensor, ...] = ()
 
 
+@dataclass(frozen=True)
+class Calls:
+    """The calls of a graph at one time, in an order in which they can be computed."""
+
+    nodes: tuple[Node, ...]
+    inputs: Any
+    outputs: Any
+
+
 class Graph:
     """The calls of one model: nodes in a directed graph, edges keyed by the argument they fill.
 
@@ -370,6 +379,7 @@ class Graph:
         shapes_are_right: whether the shapes that Keras shows are those of the tensors.
         trace: how it was recorded, if it is the record of the calls of a layer or model that is
             written in Python.
+        lifted: its calls before any rule was applied, if a trace is among the graphs of the model.
         dag: the `networkx.MultiDiGraph` of the numbers of the nodes. A multigraph, for
             `Add()([x, x])` has two equal edges.
     """
@@ -384,6 +394,7 @@ class Graph:
         self.source: Any = None
         self.shapes_are_right = True
         self.trace: Trace | None = None
+        self.lifted: Calls | None = None
         self.dag = nx.MultiDiGraph()
         self._nodes: dict[int, Node] = {}
         self._alike = Alike()

@@ -20,7 +20,7 @@ from kito.errors import InputError
 from kito.graph.copying import can_copy
 from kito.graph.doubt import check_alone
 from kito.graph.faithful import WrongShapeError, check_shape
-from kito.graph.ir import Graph, Layer, Node, Ref, Tensor, Trace, walk
+from kito.graph.ir import Calls, Graph, Layer, Node, Ref, Tensor, Trace, walk
 from kito.graph.keras_internals import (
     Functional,
     arguments,
@@ -70,7 +70,15 @@ def lift(
         graph.shapes_are_right = False
         lifter.put_all_back(graph)
         report.notes.append("nothing is rewritten, because shapes of the model are wrong")
+    if any(nested.trace is not None for _, nested in walk(graph)):
+        remember(graph)
     return graph
+
+
+def remember(graph: Graph) -> None:
+    """Note the calls of the graph, and of those nested in it, as they are now."""
+    for _, nested in walk(graph):
+        nested.lifted = Calls(tuple(nested), nested.inputs, nested.outputs)
 
 
 def check_model(model: object) -> None:
@@ -248,7 +256,10 @@ class _Lifter:
             try:
                 with trace(model, (inputs,), {}, self._outputs) as function:
                     graph = self.graph(function, model.name)
-                check_alone(Trace(model, (inputs,), {}), graph)
+                graph.trace = Trace(model, (inputs,), {})
+                remember(graph)
+                check_alone(graph)
+                graph.trace = None  # which is all that there is to know
                 leaves = keras.tree.flatten(graph.inputs)
                 graph.inputs = keras.tree.pack_sequence_as(inputs, leaves)
                 _name_inputs(graph, model)

@@ -270,6 +270,7 @@ def test_a_layer_inside_runs_once_on_the_same_data(size):
     """Convolutions are most of what checking a trace costs."""
     ran = []
 
+    @keras.saving.register_keras_serializable("test_trace")
     class Watched(Conv2D):
         def call(self, x, training=None):
             if not isinstance(x, keras.KerasTensor):
@@ -329,6 +330,30 @@ def test_what_can_not_be_copied_is_unfolded_only_if_its_trace_is_right():
         assert len(report.notes) == notes
         assert isinstance(fast.get_layer("gate"), keras.Model) != bool(notes)
         check_equivalent(model, fast)
+
+
+def test_what_can_not_be_copied_is_unfolded_in_every_call():
+    class Forgetful(Block):
+        """Its configuration is that of a smaller one."""
+
+        def call(self, x):
+            return ops.relu(self.bn(x))[..., :3] + self.conv(x)[..., :3]
+
+        def build(self, shape):
+            self.conv.build(shape)
+            self.bn.build(shape)
+
+        def compute_output_shape(self, shape):
+            return shape
+
+        def get_config(self):
+            return {**super().get_config(), "filters": 3}
+
+    block = Forgetful(4, name="block")
+    model = randomize(around(block, block))
+    fast = kito.optimize(model, FOLDS)
+    assert isinstance(fast.get_layer("block"), keras.Model)
+    check_equivalent(model, fast)
 
 
 class FreshBlock(Block):
