@@ -7,8 +7,9 @@
 Each network has a process of its own, in which all ways to run it are timed in turns, see
 `kito/bench.py`: Keras, XLA, a frozen TensorFlow graph, and what Keras exports for ONNX Runtime,
 OpenVINO and LiteRT; and kito's model in the same engines. `kito.predictor` is the engine that
-`kito.predictor(model)` takes for the batch size. The differences are from what Keras answers on
-random pictures, for weights that `randomize` makes.
+`kito.predictor(model)` takes for the batch size; as there, an engine knows the shape of the batch,
+which what Keras exports leaves open. The differences are from what Keras answers on random
+pictures, for weights that `randomize` makes.
 
 by hand       the function of the engine that was chosen, without what `kito.predictor` checks.
 peak memory   how far the resident memory rises while a way is prepared, and while it is first

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass
@@ -12,9 +14,10 @@ from typing import Any
 import keras
 import numpy as np
 
+from kito.discovery import engine_named
 from kito.distance import differences, magnitude
 from kito.errors import first_line
-from kito.prediction import Predictor
+from kito.prediction import Predictor, load_predictor
 from kito.progress import track
 from kito.reference import Reference
 from kito.samples import random_inputs
@@ -143,7 +146,8 @@ def measure(
     Each way runs once on a batch size before it is timed there, for that may compile something. All
     take a few turns; then Keras, what is the fastest without kito or near it, and `kito.predictor`
     take many, for these are compared. The engine of the latter is also called by hand, on arrays
-    that fit.
+    that fit. As in `kito.predictor`, an engine knows the shapes of the batch; what runs the model
+    as it is has to find them out, for that is what Keras exports.
 
     ONNX Runtime's threads do not spin after a run, and OpenVINO computes in float32 where its row
     does not say otherwise. What takes more than four times as long as Keras on the first batch size
@@ -197,7 +201,7 @@ def _timed(
     """All that is ready in its order, and at the end what `kito.predictor` would choose of it."""
     expected = keras.tree.flatten(model.predict_on_batch(batch))
     predictors = {
-        way.name: run
+        way.name: _fitted(run, batch)
         for way, run in ready.items()
         if way.optimized and way.exact and isinstance(run, Predictor)
     }
@@ -208,7 +212,11 @@ def _timed(
     predictor = predictors[chosen]
     auto = Way(PREDICTOR, True, True, lambda: predictor)
     by_hand = Way(BY_HAND, True, True, lambda: predictor.run)
-    every: dict[Way, Run] = {**ready, auto: predictor}
+    every: dict[Way, Run] = {
+        way: predictors.get(way.name, run) if way.optimized and way.exact else run
+        for way, run in ready.items()
+    }
+    every[auto] = predictor
     runs = {way: partial(run, batch) for way, run in every.items()}
     runs[by_hand] = partial(predictor.run, predictor.signature.flatten(batch))
     measured = in_turns(runs, ALL * seconds, LEAST)
@@ -231,6 +239,16 @@ def _timed(
             )
         )
     return timings
+
+
+def _fitted(predictor: Predictor, batch: Any) -> Predictor:
+    """The predictor as `kito.predictor` makes it for a batch of these shapes."""
+    if engine_named(predictor.engine).holds_model:
+        return predictor
+    with tempfile.TemporaryDirectory() as folder:
+        path = os.path.join(folder, "predictor")
+        predictor.save(path)
+        return load_predictor(path, inputs=batch)
 
 
 def _fastest(measured: Mapping[Way, Sequence[float]]) -> list[Way]:

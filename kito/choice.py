@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from kito.engines.engine import Shapes
 from kito.tables import Table, render
 
 
@@ -40,7 +41,7 @@ class Choice:
     """
 
     engine: str
-    shapes: tuple[tuple[int, ...], ...] = ()
+    shapes: Shapes = ()
     candidates: tuple[Candidate, ...] = ()
     weakness: str | None = None
     cached: bool = False

@@ -14,7 +14,7 @@ import numpy as np
 from kito.batches import batches
 from kito.choice import Choice
 from kito.discovery import engine_named
-from kito.engines.engine import Arrays, Run
+from kito.engines.engine import Arrays, Run, Settings
 from kito.errors import InputError
 from kito.progress import doing
 from kito.signature import Signature
@@ -142,14 +142,18 @@ def _filled(array: np.ndarray[Any, Any], missing: int) -> np.ndarray[Any, Any]:
     return np.concatenate([array, fill])
 
 
-def load_predictor(folder: FilePath, *, threads: int | None = None) -> Predictor:
+def load_predictor(
+    folder: FilePath, *, threads: int | None = None, inputs: Any = None
+) -> Predictor:
     """The predictor that was saved in a folder. It needs its engine's package, and no other.
 
     Args:
         threads: how many processors the engine uses; None is its default.
+        inputs: one batch of the shapes that come most often, for which some engines are faster;
+            None are the shapes that the engine was chosen on. All others work as well.
 
     Raises:
-        InputError: there is none, or its engine is not installed.
+        InputError: there is none, its engine is not installed, or the inputs do not fit.
     """
     path = os.fspath(folder)
     try:
@@ -163,11 +167,16 @@ def load_predictor(folder: FilePath, *, threads: int | None = None) -> Predictor
     if lacks := engine.lacks_to_load():
         raise InputError(f"'{path}' needs the engine {engine.name}, but {lacks}")
     artifact = os.path.join(path, ARTIFACT)
+    signature = Signature.from_dict(description["signature"])
+    choice = Choice.from_dict(description["choice"])
+    shapes = choice.shapes
+    if inputs is not None:
+        shapes = tuple(each.shape for each in signature.flatten(inputs))
     return Predictor(
-        engine.load(artifact, precision, threads),
+        engine.load(artifact, Settings(precision, threads, shapes)),
         engine.name,
         precision,
-        Signature.from_dict(description["signature"]),
-        Choice.from_dict(description["choice"]),
+        signature,
+        choice,
         partial(copytree, artifact),
     )

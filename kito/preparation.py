@@ -16,7 +16,7 @@ from typing import Any
 import keras
 
 from kito.choice import Choice
-from kito.engines.engine import Engine
+from kito.engines.engine import Engine, Settings
 from kito.graph.keras_internals import mark_called, structures
 from kito.prediction import Predictor
 from kito.signature import Signature, Tensor
@@ -51,13 +51,11 @@ def _tensor(tensor: keras.KerasTensor, name: str) -> Tensor:
     return Tensor(name, tuple(tensor.shape), keras.backend.standardize_dtype(tensor.dtype))
 
 
-def prepare(
-    model: keras.Model, engine: Engine, precision: str | None, threads: int | None
-) -> Predictor:
+def prepare(model: keras.Model, engine: Engine, settings: Settings) -> Predictor:
     """The model as it is in an engine, as it would be after `save` and `kito.load_predictor`.
 
     Args:
-        model: computes in the precision, if that is none of the engine's own.
+        model: computes in the precision of the settings, if that is none of the engine's own.
 
     Raises:
         Exception: whatever says why the engine can't take the model.
@@ -67,14 +65,15 @@ def prepare(
     folder = tempfile.mkdtemp(prefix="kito-")
     try:
         with _quiet():
-            run = engine.open(flat, folder, precision, threads)
+            run = engine.open(flat, folder, settings)
     except BaseException:
         rmtree(folder, ignore_errors=True)
         raise
     write: Callable[[str], object] = partial(copytree, folder)
     if engine.holds_model:
-        write = partial(_save, engine, flat, precision)
-    predictor = Predictor(run, engine.name, precision, signature, Choice(engine.name), write)
+        write = partial(_save, engine, flat, settings.precision)
+    choice = Choice(engine.name)
+    predictor = Predictor(run, engine.name, settings.precision, signature, choice, write)
     weakref.finalize(predictor, rmtree, folder, ignore_errors=True)
     return predictor
 

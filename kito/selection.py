@@ -14,7 +14,7 @@ import keras
 from kito import api, choice_cache
 from kito.choice import Candidate, Choice, fastest_first
 from kito.discovery import engine_named, engines
-from kito.engines.engine import Engine
+from kito.engines.engine import Engine, Settings, Shapes
 from kito.errors import InputError, first_line
 from kito.precision import POLICIES
 from kito.prediction import Predictor
@@ -55,8 +55,8 @@ def predictor(
         model: a trained Keras 3 model; it is not changed.
         engine: an engine, or the name of one, see `kito engines`; "auto" tries all that are
             registered, and takes the fastest.
-        inputs: one batch in the structure of `model.input`, of the shapes that matter; None draws a
-            random one.
+        inputs: one batch in the structure of `model.input`, of the shapes that come most often, for
+            which some engines are then faster; None draws a random one.
         batch_size: of the random batch.
         precision: "bfloat16" or "float16", to compute in 16 bits, which is not exact; None is the
             model's own precision, whatever the engine's default is.
@@ -79,10 +79,11 @@ def predictor(
         wanted = registered if engine == AUTO else [engine_named(engine)]
     fast = optimized(model)
     batch = random_inputs(model, batch_size) if inputs is None else converted(model, inputs)
+    settings = Settings(precision, threads, shapes_of(batch))
     reference = Reference.of(model, fast(keras.backend.backend(), None), batch, precision)
 
     def tried(some: Iterable[Engine]) -> list[Attempt]:
-        return [attempt(fast, each, reference, precision, threads) for each in some]
+        return [attempt(fast, each, reference, settings) for each in some]
 
     if engine != AUTO or cache is None:
         return choose(tried(track(wanted, "trying engines")), batch, reference.weakness, seconds)
@@ -98,7 +99,7 @@ def predictor(
     return chosen
 
 
-def shapes_of(batch: Any) -> tuple[tuple[int, ...], ...]:
+def shapes_of(batch: Any) -> Shapes:
     """The shapes of the arrays in a structure."""
     return tuple(each.shape for each in keras.tree.flatten(batch))
 
@@ -129,16 +130,15 @@ def attempt(
     fast: Fast,
     engine: Engine,
     reference: Reference,
-    precision: str | None,
-    threads: int | None,
+    settings: Settings,
 ) -> Attempt:
     """Prepare the optimized model in an engine, and compare its answers."""
     if lacks := engine.lacks_to_save():
         return Attempt(Candidate(engine.name, reason=lacks))
     try:
-        own = precision in engine.precisions
-        rewritten = fast(engine.target, None if own else precision)
-        predictor = prepare(rewritten, engine, precision, threads)
+        own = settings.precision in engine.precisions
+        rewritten = fast(engine.target, None if own else settings.precision)
+        predictor = prepare(rewritten, engine, settings)
         verification = reference.compare(predictor)
     except Exception as error:  # an engine says in its own way that it can't take a model
         reason = f"{type(error).__name__}: {first_line(error)}"

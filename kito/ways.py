@@ -17,7 +17,7 @@ import keras
 
 from kito.discovery import engines
 from kito.engines import onnxruntime, openvino
-from kito.engines.engine import Engine
+from kito.engines.engine import Engine, Settings
 from kito.engines.engine import Run as ArraysRun
 from kito.errors import InputError
 from kito.preparation import prepare
@@ -67,9 +67,9 @@ class AsExported(Engine):
         kind, file = EXPORTS[self.name]
         model.export(os.path.join(folder, file), format=kind, verbose=False)
 
-    def load(self, folder: str, precision: str | None, threads: int | None) -> ArraysRun:
+    def load(self, folder: str, settings: Settings) -> ArraysRun:
         """As the engine does."""
-        return self.engine.load(folder, precision, threads)
+        return self.engine.load(folder, settings)
 
 
 def ways(model: keras.Model, fast: Fast, reference: Reference) -> list[Way]:
@@ -90,12 +90,12 @@ def ways(model: keras.Model, fast: Fast, reference: Reference) -> list[Way]:
             continue
         source = AsExported(engine) if name in EXPORTS else engine
         if name != KERAS:
-            found.append(Way(name, False, True, partial(prepare, model, source, None, None)))
+            found.append(Way(name, False, True, partial(prepare, model, source, Settings())))
         found.append(Way(name, True, True, partial(checked, fast, engine, reference)))
         if bits := SIXTEEN_BITS.get(name):
             label = f"{name} {bits}"
             found += [
-                Way(label, False, False, partial(prepare, model, source, bits, None)),
+                Way(label, False, False, partial(prepare, model, source, Settings(bits))),
                 Way(label, True, False, partial(_coarse, fast, engine, bits)),
             ]
     return found
@@ -107,14 +107,14 @@ def checked(fast: Fast, engine: Engine, reference: Reference) -> Run:
     Raises:
         InputError: the engine can't take it, or answers otherwise than the model.
     """
-    tried = attempt(fast, engine, reference, None, None)
+    tried = attempt(fast, engine, reference, Settings())
     if tried.predictor is None:
         raise InputError(str(tried.candidate.reason))
     return tried.predictor
 
 
 def _coarse(fast: Fast, engine: Engine, precision: str) -> Run:
-    return prepare(fast(engine.target, None), engine, precision, None)
+    return prepare(fast(engine.target, None), engine, Settings(precision))
 
 
 def compiled(model: keras.Model) -> Run:

@@ -11,6 +11,7 @@ from keras import layers
 
 import kito
 from kito.discovery import engines
+from kito.engines.openvino import package
 from kito.testing import randomize
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*np.object:FutureWarning")
@@ -202,3 +203,26 @@ assert "openvino_telemetry" not in sys.modules
 @pytest.mark.skipif("openvino" not in READY, reason="OpenVINO is not installed")
 def test_openvino_sends_nothing():
     subprocess.run([sys.executable, "-c", WITHOUT_TELEMETRY], check=True)
+
+
+@pytest.mark.skipif("openvino" not in READY, reason="OpenVINO is not installed")
+def test_openvino_has_a_model_of_its_own_for_the_shapes_that_matter(tmp_path, monkeypatch):
+    model = network()
+    core = package().Core
+    compiled, compile_model = [], core.compile_model
+
+    def watched(self, network, *options):
+        compiled.append("any" if network.is_dynamic() else "these")
+        return compile_model(self, network, *options)
+
+    kito.predictor(model, "openvino", inputs=inputs_of(3), seconds=0.1).save(tmp_path / "saved")
+    monkeypatch.setattr(core, "compile_model", watched)
+    for inputs in None, inputs_of(2, size=12):
+        predictor = kito.load_predictor(tmp_path / "saved", inputs=inputs)
+        for batch in inputs or inputs_of(3), inputs_of(5):
+            assert_same(predictor(batch), model.predict_on_batch(batch))
+            compiled.append("ran")
+        assert compiled == ["these", "ran", "any", "ran"]
+        compiled.clear()
+    with pytest.raises(kito.InputError, match="is not a dict of"):
+        kito.load_predictor(tmp_path / "saved", inputs=np.ones((2, 9)))

@@ -31,7 +31,7 @@ class InKeras(KerasEngine):
 
 
 class Unable(InKeras):
-    def open(self, model, folder, precision, threads):
+    def open(self, model, folder, settings):
         raise NotImplementedError("no such operation: Gelu\nsee the manual")
 
 
@@ -237,10 +237,10 @@ def test_an_engine_gets_a_lowered_model_unless_it_lowers_itself(install, engine,
     seen = []
 
     class Engine(engine):
-        def open(self, model, folder, precision, threads):
+        def open(self, model, folder, settings):
             policies = {each.dtype_policy.name for each in model.layers[-1].layers}
-            seen.append((precision, "mixed_bfloat16" in policies))
-            return super().open(model, folder, precision, threads)
+            seen.append((settings.precision, "mixed_bfloat16" in policies))
+            return super().open(model, folder, settings)
 
     install(Engine("some"))
     assert kito.predictor(network(), "some").precision is None

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from abc import ABC, abstractmethod
 from collections.abc import Callable
+from dataclasses import dataclass
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +16,23 @@ if TYPE_CHECKING:  # a saved predictor is loaded without it
 
 Arrays = list[np.ndarray[Any, Any]]
 Run = Callable[[Arrays], Arrays]
+Shapes = tuple[tuple[int, ...], ...]
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How an engine runs a model.
+
+    Attributes:
+        precision: "bfloat16", "float16", or None for that of the model.
+        threads: how many processors it uses; None is its default.
+        shapes: those of the inputs that come most often; empty if nobody said. All others have to
+            work as well.
+    """
+
+    precision: str | None = None
+    threads: int | None = None
+    shapes: Shapes = ()
 
 
 def position(name: str) -> int:
@@ -66,23 +84,20 @@ class Engine(ABC):
         """
 
     @abstractmethod
-    def load(self, folder: str, precision: str | None, threads: int | None) -> Run:
+    def load(self, folder: str, settings: Settings) -> Run:
         """What `save` wrote as a function, which several threads may call at a time.
 
         It maps the list of inputs, in C order and of the right shapes and dtypes, to the list of
         outputs. It may not import Keras if the engine needs it for nothing else.
 
         Args:
-            precision: that of `save`.
-            threads: how many processors to use; None is the engine's default.
+            settings: with the precision that `save` got.
         """
 
-    def open(
-        self, model: keras.Model, folder: str, precision: str | None, threads: int | None
-    ) -> Run:
+    def open(self, model: keras.Model, folder: str, settings: Settings) -> Run:
         """Save into an empty folder and load from there."""
-        self.save(model, folder, precision)
-        return self.load(folder, precision, threads)
+        self.save(model, folder, settings.precision)
+        return self.load(folder, settings)
 
     def lacks_to_load(self) -> str | None:
         """Why nothing can be loaded here; None if it can."""

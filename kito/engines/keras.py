@@ -6,7 +6,7 @@ import os
 import threading
 from typing import TYPE_CHECKING
 
-from kito.engines.engine import Arrays, Engine, Run
+from kito.engines.engine import Arrays, Engine, Run, Settings
 from kito.errors import InputError
 
 if TYPE_CHECKING:
@@ -44,11 +44,9 @@ class KerasEngine(Engine):
 
         return run
 
-    def open(
-        self, model: keras.Model, folder: str, precision: str | None, threads: int | None
-    ) -> Run:
+    def open(self, model: keras.Model, folder: str, settings: Settings) -> Run:
         """Run the model as it is."""
-        if threads is not None:
+        if settings.threads is not None:
             raise InputError("the number of threads is that of Keras' backend; set it there")
         return self.run(model)
 
@@ -56,9 +54,9 @@ class KerasEngine(Engine):
         """Write a `.keras` file."""
         model.save(os.path.join(folder, FILE))
 
-    def load(self, folder: str, precision: str | None, threads: int | None) -> Run:
+    def load(self, folder: str, settings: Settings) -> Run:
         """Read the `.keras` file; the classes of custom layers have to be registered before."""
         import keras
 
         model = keras.saving.load_model(os.path.join(folder, FILE))
-        return self.open(model, folder, precision, threads)
+        return self.open(model, folder, settings)

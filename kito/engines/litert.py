@@ -6,7 +6,7 @@ import os
 import threading
 from typing import TYPE_CHECKING, Any
 
-from kito.engines.engine import Arrays, Engine, Run, position
+from kito.engines.engine import Arrays, Engine, Run, Settings, position
 
 if TYPE_CHECKING:
     import keras
@@ -27,7 +27,7 @@ class LiteRTEngine(Engine):
         """Write what Keras exports."""
         model.export(os.path.join(folder, FILE), format="litert", verbose=False)
 
-    def load(self, folder: str, precision: str | None, threads: int | None) -> Run:
+    def load(self, folder: str, settings: Settings) -> Run:
         """Read the file, and give each thread an interpreter of its own."""
         from ai_edge_litert.interpreter import Interpreter
 
@@ -37,7 +37,7 @@ class LiteRTEngine(Engine):
 
         def run(arrays: Arrays) -> Arrays:
             if not hasattr(own, "run"):
-                number = threads or os.cpu_count()
+                number = settings.threads or os.cpu_count()
                 own.interpreter = Interpreter(model_content=content, num_threads=number)
                 own.run = own.interpreter.get_signature_runner()
             given = own.run.get_input_details()

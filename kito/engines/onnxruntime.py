@@ -13,7 +13,7 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING
 
-from kito.engines.engine import Arrays, Engine, Run
+from kito.engines.engine import Arrays, Engine, Run, Settings
 from kito.engines.freezing import frozen
 
 if TYPE_CHECKING:
@@ -45,15 +45,15 @@ class OnnxRuntimeEngine(Engine):
             output_path=os.path.join(folder, FILE),
         )
 
-    def load(self, folder: str, precision: str | None, threads: int | None) -> Run:
+    def load(self, folder: str, settings: Settings) -> Run:
         """Open a session, which several threads may use."""
         import onnxruntime
 
         options = onnxruntime.SessionOptions()
         options.log_severity_level = ERRORS_ONLY
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-        if threads is not None:
-            options.intra_op_num_threads = threads
+        if settings.threads is not None:
+            options.intra_op_num_threads = settings.threads
         session = onnxruntime.InferenceSession(
             os.path.join(folder, FILE), options, providers=["CPUExecutionProvider"]
         )

@@ -10,7 +10,7 @@ import json
 import os
 from typing import TYPE_CHECKING
 
-from kito.engines.engine import Engine, Run
+from kito.engines.engine import Engine, Run, Settings
 from kito.engines.freezing import frozen
 
 if TYPE_CHECKING:
@@ -35,7 +35,7 @@ class TensorFlowEngine(Engine):
         with open(os.path.join(folder, NAMES), "w", encoding="utf-8") as file:
             json.dump([graph.inputs, graph.outputs], file)
 
-    def load(self, folder: str, precision: str | None, threads: int | None) -> Run:
+    def load(self, folder: str, settings: Settings) -> Run:
         """Import the graph into a session of its own."""
         import tensorflow as tf
 
@@ -45,8 +45,9 @@ class TensorFlowEngine(Engine):
         with open(os.path.join(folder, NAMES), encoding="utf-8") as file:
             inputs, outputs = json.load(file)
         config = tf.compat.v1.ConfigProto()
-        if threads is not None:
-            config.intra_op_parallelism_threads = config.inter_op_parallelism_threads = threads
+        if settings.threads is not None:
+            config.intra_op_parallelism_threads = settings.threads
+            config.inter_op_parallelism_threads = settings.threads
             config.use_per_session_threads = True
         with tf.Graph().as_default() as graph:
             tf.graph_util.import_graph_def(graph_def, name="")
