@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import inspect
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from types import MappingProxyType
 from typing import Any
@@ -68,11 +68,22 @@ def lift(
     except WrongShapeError:
         # What follows has wrong shapes too, and can be run, but not rebuilt otherwise.
         graph.shapes_are_right = False
-        lifter.put_all_back(graph)
+        graphs = [nested for _, nested in walk(graph)]
+        traced = {node.layer for nested in graphs for node in nested if _is_traced(node.layer)}
+        for layer in traced:
+            put_back(graphs, layer, replace(layer, graph=None))
         report.notes.append("nothing is rewritten, because shapes of the model are wrong")
     if any(nested.trace is not None for _, nested in walk(graph)):
         remember(graph)
     return graph
+
+
+def put_back(graphs: Iterable[Graph], traced: Layer, whole: Layer) -> None:
+    """Let the calls of a composite be calls of one layer again."""
+    for graph in graphs:
+        for node in list(graph):
+            if node.layer is traced:
+                graph.put(replace(node, layer=whole))
 
 
 def remember(graph: Graph) -> None:
@@ -171,7 +182,7 @@ class _Lifter:
         """
         traces: set[int] = set()
         seen: set[Graph] = set()
-        tried: set[Layer] = set()
+        tried: dict[Layer, Layer | None] = {}  # and what became of them
         new = [graph]
         while new:
             sites: dict[Layer, list[tuple[Graph, Node]]] = {}
@@ -179,10 +190,17 @@ class _Lifter:
                 if nested in seen:
                     continue
                 seen.add(nested)
-                for node in nested:
+                for node in list(nested):
+                    before = tried.get(node.layer)
                     if node.layer.graph is None and node.layer not in tried:
                         sites.setdefault(node.layer, []).append((nested, node))
-            tried.update(sites)
+                    elif before is not None and _is_same_call(_call(nested, node), before):
+                        nested.put(replace(node, layer=before))
+                    elif before is not None:  # what was traced further out is called otherwise here
+                        tried[node.layer] = None
+                        self.keep_whole(node.layer, "it is called in 2 different ways")
+                        put_back(seen, before, node.layer)
+            tried |= dict.fromkeys(sites)
             new = []
             for layer, calls in sites.items():
                 inside = any(id(nested) in traces for nested, _ in calls)
@@ -191,13 +209,12 @@ class _Lifter:
                 try:
                     traced = self.traced(layer, calls)
                 except UntraceableError as error:
-                    self._report.notes.append(
-                        f"{layer.name} ({layer.cls.__name__}) is kept whole: {error}"
-                    )
+                    self.keep_whole(layer, str(error))
                     if isinstance(error, WrongShapeError):
                         raise
                     continue
                 assert traced.graph is not None
+                tried[layer] = traced
                 traces.add(id(traced.graph))
                 new.append(traced.graph)
                 for nested, node in calls:
@@ -211,12 +228,8 @@ class _Lifter:
             return True
         return inside and is_written_in_python(layer.source) and not can_copy(layer.source)
 
-    def put_all_back(self, graph: Graph) -> None:
-        """Put the composites whole where they were called."""
-        for _, nested in list(walk(graph)):
-            for node in list(nested):
-                if node.layer.graph is not None and node.layer.graph.trace is not None:
-                    nested.put(replace(node, layer=replace(node.layer, graph=None)))
+    def keep_whole(self, layer: Layer, reason: str) -> None:
+        self._report.notes.append(f"{layer.name} ({layer.cls.__name__}) is kept whole: {reason}")
 
     def traced(self, layer: Layer, sites: list[tuple[Graph, Node]]) -> Layer:
         """A composite layer with the graph that all its calls have in common.
@@ -235,7 +248,7 @@ class _Lifter:
             output.masked for _, node in sites for output in node.outputs
         ):
             raise UntraceableError("a mask runs through it")
-        if call.kwargs.pop("training", None):
+        if "training" in call.kwargs:
             raise UntraceableError("it is called with training=True")
         with trace(layer.source, call.args, call.kwargs, self._outputs) as function:
             graph = self.graph(function, layer.name)
@@ -279,7 +292,18 @@ def _call(graph: Graph, node: Node) -> Trace:
         lambda leaf: graph.tensor(leaf) if isinstance(leaf, Ref) else leaf,
         (node.args, node.kwargs),
     )
+    if not kwargs.get("training"):
+        kwargs.pop("training", None)
     return Trace(node.layer.source, args, kwargs, node.outputs)
+
+
+def _is_traced(layer: Layer) -> bool:
+    return layer.graph is not None and layer.graph.trace is not None
+
+
+def _is_same_call(call: Trace, traced: Layer) -> bool:
+    assert traced.graph is not None
+    return str(call) == str(traced.graph.trace)
 
 
 def _inputs_of(model: keras.Model) -> Iterator[Any]:

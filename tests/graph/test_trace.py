@@ -125,6 +125,31 @@ def test_a_block_that_is_called_twice_is_one_model():
     assert fast.count_params() == model.count_params() - 9
 
 
+@pytest.mark.parametrize("size", [8, 4])
+def test_a_block_that_another_block_calls_too(size):
+    """It is rewritten for both, or, where they differ, for none: it stays one layer."""
+
+    class Outer(layers.Layer):
+        def __init__(self, block):
+            super().__init__()
+            self.block, self.dense = block, Dense(4)
+
+        def build(self, shape):
+            self.dense.build(shape)
+
+        def call(self, x):
+            return self.dense(self.block(x[:, :size]))
+
+    block = Block(3, name="block")
+    inputs = keras.Input(SHAPE)
+    model = keras.Model(inputs, [block(inputs), Outer(block)(inputs)])
+    report = kito.Report()
+    fast = kito.optimize(randomize(model), FOLDS, report=report)
+    check_equivalent(model, fast)
+    assert len(report.applied) == (size == 8)
+    assert fast.count_params() == model.count_params() - 9 * (size == 8)
+
+
 def test_a_block_without_anything_to_rewrite_is_kept_as_it_is():
     @keras.saving.register_keras_serializable("test_trace")
     class Pre(Block):
