@@ -1,11 +1,15 @@
-"""Does a call make the same calls at every size? Record it again with small and large ones.
+"""Does a call make the same calls at every size? Record it again with others.
 
-A branch on a size is not seen where the size is not known, nor maybe on random data, for which
-sizes are neither one nor large.
+A branch on a size is not seen where the size is not known, nor maybe on random data. So the call is
+recorded with a small and a large size, and with the numbers that its code compares something with.
 """
 
 from __future__ import annotations
 
+import dis
+import inspect
+from collections.abc import Iterator
+from types import CodeType, FunctionType
 from typing import Any
 
 import keras
@@ -24,6 +28,8 @@ from kito.graph.trace import inferred_once
 
 # With which sizes a call is recorded again that is to work with any; data have those in between.
 OTHER_SIZES = (1, 1024)
+# Of the numbers that are compared with. Each one more takes the time of a record.
+MOST = 16
 
 
 def check_sizes(trace: Trace) -> None:
@@ -40,13 +46,43 @@ def check_sizes(trace: Trace) -> None:
     held = set(map(id, sublayers(layer)))
     with only_untraceable(), inferred_once(layer, {}), untouched(layer):
         expected = _outline(record(layer, *given), held)
-        for size in OTHER_SIZES:
+        for size in dict.fromkeys((*OTHER_SIZES, *sorted(_compared(layer))[:MOST])):
             try:
                 other = record(layer, *with_sizes(given, others=size))
             except Exception:  # it takes no input of that size
                 continue
             if _outline(other, held) != expected:
                 raise UntraceableError(f"its call does otherwise where a size is {size}")
+
+
+def _compared(layer: keras.Layer) -> set[int]:
+    """The numbers, and those after them, with which `call` may compare a size."""
+    found = set()
+    for code in _codes(type(layer), "call", set()):
+        if any(each.opname in ("COMPARE_OP", "CONTAINS_OP") for each in dis.get_instructions(code)):
+            attributes = (inspect.getattr_static(layer, name, None) for name in code.co_names)
+            found |= {*_numbers(code.co_consts), *_numbers(attributes)}
+    return {each for number in found for each in (number, number + 1) if each > 0}
+
+
+def _codes(cls: type[Any], name: str, seen: set[str]) -> Iterator[CodeType]:
+    """The code of a method, in the class and those that it inherits from, and of those it names."""
+    seen.add(name)
+    for each in cls.__mro__:
+        function = vars(each).get(name)
+        if not isinstance(function, FunctionType) or each.__module__.startswith("keras.src."):
+            continue
+        yield function.__code__
+        for named in set(function.__code__.co_names) - seen:
+            yield from _codes(cls, named, seen)
+
+
+def _numbers(values: Any) -> Iterator[int]:
+    for value in values:
+        if isinstance(value, tuple | list | set | frozenset):
+            yield from _numbers(value)
+        elif isinstance(value, int) and not isinstance(value, bool):
+            yield value
 
 
 def _outline(function: Functional, held: set[int]) -> list[str]:
