@@ -85,7 +85,10 @@ class OpenVINOEngine(Engine):
             return of_any_shape()
         fixed = network.clone()
         shapes = [settings.shapes[index] for index in order]
-        fixed.reshape(dict(zip(fixed.inputs, shapes, strict=True)))
+        try:
+            fixed.reshape(dict(zip(fixed.inputs, shapes, strict=True)))
+        except RuntimeError:  # what it infers of these shapes contradicts what the model says
+            return of_any_shape()
         of_these_shapes = _in_threads(core.compile_model(fixed, "CPU", options), order)
 
         def run(arrays: Arrays) -> Arrays:
