@@ -73,8 +73,9 @@ def _codes(cls: type[Any], name: str, seen: set[str]) -> Iterator[CodeType]:
         if not isinstance(function, FunctionType) or each.__module__.startswith("keras.src."):
             continue
         yield function.__code__
-        for named in set(function.__code__.co_names) - seen:
-            yield from _codes(cls, named, seen)
+        for named in function.__code__.co_names:
+            if named not in seen:
+                yield from _codes(cls, named, seen)
 
 
 def _numbers(values: Any) -> Iterator[int]:
