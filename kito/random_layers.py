@@ -1,437 +1,406 @@
-"""Random layers of a given class, for tensors that are there: `MAKERS`.
+"""Random layers for a tensor that is there, with whatever options go together.
 
-`random_models` picks any layer for a tensor; here the class is given, as the pattern of a rule
-gives it. Each function takes `draw`, the class, the tensor, and the axis along which the call
-before has its channels, 1 or -1.
+Each function takes `draw` and the tensor, and returns a layer that can be called on it. What is
+picked shrinks to few options.
 """
 
 from __future__ import annotations
 
-import inspect
 import math
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from functools import partial
+from collections.abc import Sequence
 from typing import Any
 
+import hypothesis
 import hypothesis.strategies as st
 import keras
 import numpy as np
 from hypothesis.strategies import DrawFn
 from keras import layers, ops
 
-from kito.graph.keras_internals import (
-    AddOperation,
-    DivideOperation,
-    LayerScale,
-    MultiplyOperation,
-    ReshapeOperation,
-    StochasticDepth,
-    SubtractOperation,
-    TrueDivideOperation,
-)
-from kito.random_models import (
-    CONVOLUTIONS,
-    LINEAR,
-    MAX_ELEMENTS,
-    POOLING,
-    TRANSPOSED,
-    Tensor,
-    convolution,
-    dense,
-    depthwise,
-    elements,
-    normalization,
-    rarely,
-    separable,
-    spectral,
-    transposed,
-)
+Tensor = Any  # keras.KerasTensor, which has no types
+Layer = Any  # keras.layers.Layer
 
-Class = type[keras.Operation]
-# A layer, or another function of a tensor, or of a list of tensors where it merges these.
-Made = Any
-Make = Callable[[DrawFn, Any, Tensor, int], Made]
-
-ANY_RANK = (2, 1, 0, 3)
-ACTIVATIONS = (
-    "relu",
-    "linear",
-    "silu",
-    "gelu",
-    "sigmoid",
-    "softmax",
-    "relu6",
-    "leaky_relu",
-    "tanh",
-    "elu",
-    "softplus",
-    "hard_sigmoid",
-    "exponential",
-)
-# Mostly what a window of 2 or 3 pads with.
-SIDES = (*[(1, 1)] * 4, *[(0, 1)] * 3, (1, 0), (0, 0), (2, 2))
-NUMBERS = (2.0, -0.5, 1.0, 0.25)
+CHANNELS = (2, 3, 4, 1)
+# No step makes a tensor larger than this, for one sample.
+MAX_ELEMENTS = 512
 
 
-@dataclass(frozen=True)
-class Maker:
-    """How a call of a class is drawn.
-
-    Attributes:
-        make: gives the layer.
-        ranks: how many sizes a tensor may have between the batch and the channels.
-    """
-
-    make: Make
-    ranks: tuple[int, ...] = ANY_RANK
-
-    def takes(self, x: Tensor) -> bool:
-        """Whether the class can be called on the tensor, as far as its rank says."""
-        return len(x.shape) - 2 in self.ranks
+def any_layer(draw: DrawFn, x: Tensor) -> Layer:
+    """Any layer that takes one tensor."""
+    return draw(st.sampled_from(LAYERS[len(x.shape) - 2]))(draw, x)
 
 
-def given_by(strategy: st.SearchStrategy[Any]) -> Maker:
-    """The maker that draws layers of a strategy, whatever the tensor."""
-    return Maker(lambda draw, cls, x, axis: draw(strategy))
+def linear_and_norm(draw: DrawFn, x: Tensor) -> tuple[Layer, Layer]:
+    """A linear layer and a BatchNormalization that can be called after it."""
+    linear = draw(st.sampled_from(LINEAR[len(x.shape) - 2]))(draw, x)
+    y = linear.compute_output_spec(keras.KerasTensor(x.shape, x.dtype))
+    first = getattr(linear, "data_format", None) == "channels_first"
+    return linear, normalization(draw, y, 1 if first else -1)
 
 
-def reused(make: Callable[[DrawFn, Tensor], Made]) -> Make:
-    """A function of `random_models`, which finds the class by the rank of the tensor."""
-    return lambda draw, cls, x, axis: make(draw, x)
-
-
-def formatted(
-    draw: DrawFn, cls: Any, x: Tensor, axis: int
-) -> tuple[dict[str, str], tuple[int | None, ...]]:
-    """The data format as an argument, if the class has one, and the sizes; mostly those of the
-    call before.
-    """
-    if "data_format" not in inspect.signature(cls).parameters:
-        return {}, tuple(x.shape[1:-1])
-    if rarely(draw, 8):
-        axis = 1 if axis == -1 else -1
-    if axis == 1:
-        return {"data_format": "channels_first"}, tuple(x.shape[2:])
-    return {"data_format": "channels_last"}, tuple(x.shape[1:-1])
-
-
-def repeated(draw: DrawFn, choices: Sequence[Any], times: int) -> Any:
-    """One of the choices for each of some sizes, mostly the same one for all."""
-    one = draw(st.sampled_from(choices))
-    if times == 1:
-        return one
-    if rarely(draw, 3):
-        return tuple(draw(st.sampled_from(choices)) for _ in range(times))
-    return (one,) * times
-
-
-def vector(draw: DrawFn, length: int | None) -> Any:
-    """A number, or numbers for each of so many channels."""
-    number = draw(st.sampled_from(NUMBERS))
-    if not length or not rarely(draw, 3):
-        return number
-    return (number * np.linspace(1.0, 2.0, length)).tolist()
-
-
-# --- what has weights -----------------------------------------------------------------------------
-
-
-def einsum_dense(draw: DrawFn, cls: Any, x: Tensor, axis: int) -> Made:
-    """EinsumDense: over the last axis or another one, with new axes or without."""
-    sizes = ["b", "bc", "bcd", "bcde"][len(x.shape) - 2]
-    summed = sizes[-1] if not rarely(draw, 4) else draw(st.sampled_from(sizes))
-    new = draw(st.sampled_from(("y", "yz")))
-    kept = "".join(letter for letter in sizes if letter != summed)
-    shared = draw(st.sampled_from(("", *kept)))  # an axis of the input that the kernel has too
-    kernel = "".join(draw(st.permutations(summed + shared + new)))
-    output = kept + new if not rarely(draw, 4) else "".join(draw(st.permutations(kept + new)))
-    lengths = {letter: draw(st.integers(1, 4)) for letter in new}
-    lengths |= dict(zip(sizes, x.shape[1:], strict=True))
-    ellipsis = len(kept) > 0 and not shared and output.startswith(kept) and rarely(draw, 3)
-    equation = f"a{sizes},{kernel}->a{output}"
-    if ellipsis and summed == sizes[-1]:
-        equation = f"...{summed},{kernel}->...{output.removeprefix(kept)}"
-        output = output.removeprefix(kept)
-    bias = draw(st.sampled_from((None, output[-1], output)))
-    shape = tuple(lengths[letter] for letter in output)
-    return layers.EinsumDense(equation, shape, bias_axes=bias)
-
-
-def batch_normalization(draw: DrawFn, cls: Any, x: Tensor, axis: int) -> Made:
+def normalization(draw: DrawFn, x: Tensor, channel_axis: int = -1) -> Layer:
     """BatchNormalization, mostly of the channels."""
-    return normalization(draw, x, -1 if axis == 1 and rarely(draw, 4) else axis)
-
-
-def layer_normalization(draw: DrawFn, cls: Any, x: Tensor, axis: int) -> Made:
-    """LayerNormalization, mostly of the last axis."""
-    axes = [-1, 1, [1, -1] if len(x.shape) > 2 else -1]
-    return layers.LayerNormalization(
-        axis=axes[0] if not rarely(draw, 6) else draw(st.sampled_from(axes)),
+    axis = channel_axis
+    if rarely(draw, 6):
+        axis = draw(st.sampled_from([i for i, size in enumerate(x.shape) if i and size]))
+    return layers.BatchNormalization(
+        axis=axis,
         scale=not rarely(draw, 4),
         center=not rarely(draw, 4),
-        epsilon=draw(st.sampled_from((1e-3, 0.1))),
+        epsilon=draw(st.sampled_from((1e-3, 1e-5))),
+        trainable=not rarely(draw, 6),
+        dtype="float32" if rarely(draw) else None,
     )
 
 
-def layer_scale(draw: DrawFn, cls: Any, x: Tensor, axis: int) -> Made:
-    """LayerScale, of the last axis; rarely one number for all."""
-    return LayerScale(1.0, 1 if rarely(draw, 6) else x.shape[-1])
+def norm_call(draw: DrawFn, norm: Layer, x: Tensor) -> Tensor:
+    """The normalization of a tensor; training=True normalizes with the batch's own statistics."""
+    if rarely(draw):
+        return norm(x, training=True)
+    return norm(x)
 
 
-def time_distributed(draw: DrawFn, cls: Any, x: Tensor, axis: int) -> Made:
-    """TimeDistributed of a linear layer or of a normalization."""
-    step = keras.KerasTensor((x.shape[0], *x.shape[2:]), x.dtype)
-    if rarely(draw, 3):
-        return layers.TimeDistributed(normalization(draw, step, axis))
-    linear = draw(st.sampled_from(LINEAR[len(step.shape) - 2]))
-    return layers.TimeDistributed(linear(draw, step))
-
-
-# --- what has none --------------------------------------------------------------------------------
-
-
-def activation(draw: DrawFn, cls: Any, x: Tensor, axis: int) -> Made:
-    """Activation."""
-    return layers.Activation(draw(st.sampled_from(ACTIVATIONS)))
-
-
-def relu(draw: DrawFn, cls: Any, x: Tensor, axis: int) -> Made:
-    """ReLU, sometimes with an end, a slope or a threshold."""
-    return layers.ReLU(
-        max_value=draw(st.sampled_from((None, 6.0, 0.5))) if rarely(draw, 3) else None,
-        negative_slope=0.25 if rarely(draw, 6) else 0.0,
-        threshold=0.25 if rarely(draw, 6) else 0.0,
+def convolution(draw: DrawFn, x: Tensor) -> Layer:
+    """Conv1D, Conv2D or Conv3D."""
+    data_format, sizes, channels = layout(draw, x)
+    divisors = [n for n in (2, 3, 4) if channels % n == 0]
+    groups = draw(st.sampled_from([1, *divisors])) if rarely(draw, 3) else 1
+    return CONVOLUTIONS[len(sizes)](
+        groups * draw(st.integers(1, 4 // groups)),
+        groups=groups,
+        data_format=data_format,
+        **window(draw, sizes, causal=len(sizes) == 1),
+        **options(draw),
     )
 
 
-def leaky_relu(draw: DrawFn, cls: Any, x: Tensor, axis: int) -> Made:
-    """LeakyReLU."""
-    return layers.LeakyReLU(draw(st.sampled_from((0.25, 0.1))))
+def transposed(draw: DrawFn, x: Tensor) -> Layer:
+    """Conv1DTranspose, Conv2DTranspose or Conv3DTranspose."""
+    data_format, sizes, _ = layout(draw, x)
+    # TensorFlow has no dilated gradient of a convolution in float64 and float16 on the CPU.
+    dilation = 2 if compute_dtype() in ("float32", "bfloat16") and rarely(draw, 4) else 1
+    strides = tuple(draw(st.integers(1, 2)) if dilation == 1 else 1 for _ in sizes)
+    kernel = tuple(draw(st.integers(1, 3)) for _ in sizes)
+    return TRANSPOSED[len(sizes)](
+        draw(st.integers(1, 4)),
+        kernel,
+        strides=strides,
+        dilation_rate=dilation,
+        padding=draw(st.sampled_from(("valid", "same"))),
+        data_format=data_format,
+        **options(draw),
+    )
 
 
-def rescaling(draw: DrawFn, cls: Any, x: Tensor, axis: int) -> Made:
-    """Rescaling by numbers, or by one for each channel."""
-    offset = vector(draw, x.shape[-1]) if draw(st.booleans()) else 0.0
-    return layers.Rescaling(vector(draw, x.shape[-1]), offset=offset)
+def depthwise(draw: DrawFn, x: Tensor) -> Layer:
+    """DepthwiseConv1D or DepthwiseConv2D."""
+    data_format, sizes, _ = layout(draw, x, everywhere=True)
+    return (layers.DepthwiseConv1D, layers.DepthwiseConv2D)[len(sizes) - 1](
+        depth_multiplier=draw(st.integers(1, 2)),
+        data_format=data_format,
+        **window(draw, sizes, square=True),
+        **options(draw),
+    )
 
 
-def fixed_normalization(draw: DrawFn, cls: Any, x: Tensor, axis: int) -> Made:
-    """Normalization with a given mean and variance."""
-    length = x.shape[-1]
-    invert = draw(st.booleans())
-    if length and draw(st.booleans()):
-        line = np.linspace(0.5, 2.0, length)
-        mean = 0 * line if rarely(draw, 4) else line
-        return layers.Normalization(mean=mean, variance=line, invert=invert)
-    return layers.Normalization(axis=None, mean=0.5, variance=2.0, invert=invert)
+def separable(draw: DrawFn, x: Tensor) -> Layer:
+    """SeparableConv1D or SeparableConv2D."""
+    data_format, sizes, _ = layout(draw, x, everywhere=True)
+    return (layers.SeparableConv1D, layers.SeparableConv2D)[len(sizes) - 1](
+        draw(st.integers(1, 4)),
+        depth_multiplier=draw(st.integers(1, 2)),
+        data_format=data_format,
+        **window(draw, sizes, square=True),
+        **options(draw),
+    )
 
 
-def arithmetic(draw: DrawFn, cls: Any, x: Tensor, axis: int) -> Made:
-    """An operation on a constant, or on two tensors where it is given a list of them."""
-    function = ARITHMETIC[cls]
-    shapes: list[tuple[int, ...]] = [(), (1,)]
-    if x.shape[-1]:
-        shapes.append((x.shape[-1],))
-    if x.shape[1]:
-        shapes.append((x.shape[1], *[1] * (len(x.shape) - 2)))
-    if None not in x.shape[1:]:
-        shapes.append(tuple(x.shape[1:]))
-    shape = draw(st.sampled_from(shapes))
-    line = np.linspace(0.5, 2.0, math.prod(shape)).reshape(shape)
-    number = draw(st.sampled_from((1, -1))) * line.astype("float32")
-    constant = float(number) if shape == () else number
-    left = rarely(draw, 3)
-
-    def apply(given: Any) -> Tensor:
-        if isinstance(given, list):
-            return function(given[0], given[1])
-        return function(constant, given) if left else function(given, constant)
-
-    return apply
+def dense(draw: DrawFn, x: Tensor) -> Layer:
+    """Dense, on the last axis."""
+    return layers.Dense(draw(st.integers(1, 4)), **options(draw))
 
 
-def pooling(draw: DrawFn, cls: Any, x: Tensor, axis: int) -> Made:
+def activation(draw: DrawFn, x: Tensor) -> Layer:
+    """An activation as a layer."""
+    kinds = (
+        layers.ReLU,
+        lambda: layers.Activation("sigmoid"),
+        lambda: layers.LeakyReLU(0.1),
+        lambda: layers.Activation("linear"),
+        lambda: layers.ReLU(6.0),
+        lambda: layers.Activation("silu"),
+        lambda: layers.Activation("gelu"),
+        layers.ELU,
+        layers.Softmax,
+        lambda: layers.PReLU(shared_axes=list(range(1, len(x.shape) - 1)) or None),
+    )
+    return draw(st.sampled_from(kinds))()
+
+
+def affine(draw: DrawFn, x: Tensor) -> Layer:
+    """A layer that multiplies and adds the same in all samples."""
+    channels = x.shape[-1]
+    vector = np.linspace(0.5, 2.0, channels).tolist() if channels else 1.5
+    kinds = [
+        lambda: normalization(draw, x),
+        lambda: layers.Rescaling(draw(st.sampled_from((2.0, -0.5))), offset=0.25),
+        lambda: layers.Rescaling(vector, offset=vector),
+    ]
+    if channels:
+        kinds.append(lambda: layers.Normalization(mean=vector, variance=vector))
+    return draw(st.sampled_from(kinds))()
+
+
+def noise(draw: DrawFn, x: Tensor) -> Layer:
+    """A layer that does nothing at inference."""
+    kinds = [lambda: layers.Dropout(0.5), lambda: layers.GaussianNoise(1.0)]
+    kinds += [lambda: layers.GaussianDropout(0.5)]
+    if spatial := SPATIAL_DROPOUT.get(len(x.shape) - 2):
+        kinds.append(lambda: spatial(0.5))
+    return draw(st.sampled_from(kinds))()
+
+
+def other_normalization(draw: DrawFn, x: Tensor) -> Layer:
+    """A normalization that no rule folds, or one that has no linear layer before it."""
+    kinds = (
+        lambda: normalization(draw, x),
+        layers.LayerNormalization,
+        lambda: layers.GroupNormalization(1),
+    )
+    return draw(st.sampled_from(kinds))()
+
+
+def pooling(draw: DrawFn, x: Tensor) -> Layer:
     """A pooling with a window."""
-    data_format, sizes = formatted(draw, cls, x, axis)
-    return cls(
-        repeated(draw, (3, 2, 3, 1), len(sizes)),
-        strides=repeated(draw, (1, 1, 2), len(sizes)),
-        padding="same" if rarely(draw, 3) else "valid",
-        **data_format,
-    )
+    rank = len(x.shape) - 2
+    options = window(draw, x.shape[1:-1], dilation=False)
+    options["pool_size"] = options.pop("kernel_size")
+    return draw(st.sampled_from(POOLING[rank]))(**options)
 
 
-def global_pooling(draw: DrawFn, cls: Any, x: Tensor, axis: int) -> Made:
+def global_pooling(draw: DrawFn, x: Tensor) -> Layer:
     """A pooling that leaves the channels."""
-    data_format, _ = formatted(draw, cls, x, axis)
-    return cls(keepdims=rarely(draw, 4), **data_format)
+    return draw(st.sampled_from(GLOBAL_POOLING[len(x.shape) - 2]))(keepdims=draw(st.booleans()))
 
 
-def padding(draw: DrawFn, cls: Any, x: Tensor, axis: int) -> Made:
-    """ZeroPadding or Cropping, mostly the same along all sizes."""
-    data_format, sizes = formatted(draw, cls, x, axis)
-    return cls(repeated(draw, SIDES, len(sizes)), **data_format)
+def resizing(draw: DrawFn, x: Tensor) -> Layer:
+    """Zero padding, cropping or upsampling."""
+    rank = len(x.shape) - 2
+    padding, cropping, upsampling = RESIZING[rank]
+    kinds = [lambda: padding(draw(st.integers(1, 2)))]
+    if all(size is None or size > 2 for size in x.shape[1:-1]):
+        kinds.append(lambda: cropping(1))
+    if elements(x) <= MAX_ELEMENTS >> rank:
+        kinds.append(lambda: upsampling(2))
+    return draw(st.sampled_from(kinds))()
 
 
-def upsampling(draw: DrawFn, cls: Any, x: Tensor, axis: int) -> Made:
-    """UpSampling."""
-    data_format, sizes = formatted(draw, cls, x, axis)
-    most = 2 if elements(x) <= MAX_ELEMENTS >> len(sizes) else 1
-    size = repeated(draw, range(1, most + 1), len(sizes))
-    options: dict[str, Any] = {"size": size, **data_format}
-    if cls is layers.UpSampling2D and rarely(draw, 3):
-        options["interpolation"] = draw(st.sampled_from(("bilinear", "bicubic")))
-    return cls(**options)
+def reshaping(draw: DrawFn, x: Tensor) -> Layer:
+    """Flatten, Reshape, Permute or RepeatVector."""
+    shape = x.shape[1:]
+    kinds = [lambda: layers.Reshape((-1, shape[-1]))]
+    if len(shape) == 1:
+        kinds += [lambda: layers.RepeatVector(draw(st.integers(1, 3)))]
+        kinds += [lambda: layers.Reshape((1, 1, shape[0]))]
+    if None not in shape:
+        order = st.permutations(range(1, len(shape) + 1))
+        kinds += [layers.Flatten, lambda: layers.Permute(draw(order))]
+        kinds += [lambda: layers.Reshape(shape[::-1])]
+    return draw(st.sampled_from(kinds))()
 
 
-def target_shape(draw: DrawFn, x: Tensor) -> tuple[int, ...]:
-    """A shape, without the batch, that a tensor can be given."""
-    *sizes, channels = x.shape[1:]
-    shapes = [(-1, channels or 1), (channels or -1, 1), (1, 1, channels or -1)]
-    if not sizes:
-        ones = (1,) * draw(st.integers(1, 3))
-        shapes += [(*ones, channels or -1), (channels or -1, *ones)]
-    if None not in x.shape[1:]:
-        total = math.prod(x.shape[1:])
-        shapes += [tuple(x.shape[1:]), tuple(reversed(x.shape[1:])), (total,), (total, 1)]
-        if channels % 2 == 0:
-            shapes.append((*sizes, 2, channels // 2))
-    return draw(st.sampled_from(shapes))
+def recurrent(draw: DrawFn, x: Tensor) -> Layer:
+    """LSTM, GRU or SimpleRNN, in one or both directions."""
+    kind = draw(st.sampled_from((layers.GRU, layers.LSTM, layers.SimpleRNN)))
+    layer = kind(2, return_sequences=draw(st.booleans()))
+    return layers.Bidirectional(layer) if draw(st.booleans()) else layer
 
 
-def reshape(draw: DrawFn, cls: Any, x: Tensor, axis: int) -> Made:
-    """Reshape, sometimes to the shape that is there, or to all axes but one of length 1."""
-    return layers.Reshape(target_shape(draw, x))
+def time_distributed(draw: DrawFn, x: Tensor) -> Layer:
+    """A layer for each step of time."""
+    step = keras.KerasTensor((x.shape[0], *x.shape[2:]), x.dtype)
+    inside = draw(st.sampled_from(LINEAR[len(step.shape) - 2]))(draw, step)
+    return layers.TimeDistributed(inside)
 
 
-def reshape_operation(draw: DrawFn, cls: Any, x: Tensor, axis: int) -> Made:
-    """The function `keras.ops.reshape`."""
-    shape = target_shape(draw, x)
-    batch = (x.shape[0] or -1) if -1 not in shape else (x.shape[0] or 1)
-    return lambda tensor: ops.reshape(tensor, (batch, *shape))
+def spectral(draw: DrawFn, x: Tensor) -> Layer:
+    """SpectralNormalization of a Dense layer, or of a convolution."""
+    inside = convolution if len(x.shape) == 4 else dense
+    return layers.SpectralNormalization(inside(draw, x))
 
 
-def permute(draw: DrawFn, cls: Any, x: Tensor, axis: int) -> Made:
-    """Permute."""
-    return layers.Permute(draw(st.permutations(range(1, len(x.shape)))))
+def composite(draw: DrawFn, x: Tensor) -> Layer:
+    """A layer written in Python that holds a linear layer and its normalization."""
+    if rarely(draw, 4):
+        return Bottleneck(draw(st.sampled_from(CHANNELS)))
+    linear, norm = linear_and_norm(draw, x)
+    if isinstance(linear, layers.TimeDistributed) and x.shape[1] is None:
+        # Keras on JAX can't build one inside a layer, where it does not know how many steps go in.
+        hypothesis.assume(keras.backend.backend() != "jax")
+    return Block(linear, norm, rate=draw(st.sampled_from((0.0, 0.5))))
 
 
-def concatenate(draw: DrawFn, cls: Any, x: Tensor, axis: int) -> Made:
-    """Concatenate, mostly of the channels."""
-    if rarely(draw, 6):
-        axis = draw(st.sampled_from(range(1, len(x.shape))))
-    return layers.Concatenate(axis=axis)
+@keras.saving.register_keras_serializable("kito.random_models")
+class Block(layers.Layer):  # type: ignore[misc]
+    """A layer written in Python: linear, normalization, activation, dropout."""
+
+    def __init__(self, linear: Layer, norm: Layer, rate: float, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.linear, self.norm = linear, norm
+        self.dropout = layers.Dropout(rate)
+
+    def call(self, x: Tensor, training: bool | None = None) -> Tensor:
+        """What a trained block does: with dropout where it trains."""
+        x = ops.relu(self.norm(self.linear(x), training=training))
+        return self.dropout(x, training=training)
+
+    def get_config(self) -> dict[str, Any]:
+        """The layers inside are saved as their configurations."""
+        parts = {"linear": self.linear, "norm": self.norm}
+        own = {name: keras.saving.serialize_keras_object(part) for name, part in parts.items()}
+        return {**super().get_config(), **own, "rate": self.dropout.rate}
+
+    @classmethod
+    def from_config(cls, config: dict[str, Any]) -> Block:
+        """A block of new layers with the saved configurations."""
+        parts = {
+            name: keras.saving.deserialize_keras_object(config[name]) for name in ("linear", "norm")
+        }
+        return cls(**{**config, **parts})
 
 
-def stochastic_depth(draw: DrawFn, cls: Any, x: Tensor, axis: int) -> Made:
-    """StochasticDepth, of ConvNeXt."""
-    return StochasticDepth(0.5)
+@keras.saving.register_keras_serializable("kito.random_models")
+class Bottleneck(layers.Layer):  # type: ignore[misc]
+    """A layer written in Python that leaves its configuration and its building to Keras."""
+
+    def __init__(self, units: int, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.down = layers.Dense(1, use_bias=False)
+        self.norm = layers.BatchNormalization()
+        self.up = layers.Dense(units, activation="relu")
+
+    def call(self, x: Tensor) -> Tensor:
+        """Fewer channels, and back."""
+        return self.up(self.norm(self.down(x)))
 
 
-def with_arguments(*args: Any, **kwargs: Any) -> Make:
-    """A layer that is always built with the same arguments."""
-    return lambda draw, cls, x, axis: cls(*args, **kwargs)
-
-
-def augmentation(**kwargs: Any) -> Maker:
-    """A layer that changes images in training; it is called for inference."""
-
-    def make(draw: DrawFn, cls: Any, x: Tensor, axis: int) -> Made:
-        return partial(cls(**kwargs), training=False)
-
-    return Maker(make, (2,))
-
-
-def by_rank(kinds: Mapping[int, Any], make: Make) -> dict[Class, Maker]:
-    """Classes of which each takes tensors of one rank."""
-    return {cls: Maker(make, (rank,)) for rank, cls in kinds.items()}
-
-
-ARITHMETIC: Mapping[Class, Callable[[Any, Any], Tensor]] = {
-    AddOperation: ops.add,
-    DivideOperation: ops.divide,
-    MultiplyOperation: ops.multiply,
-    SubtractOperation: ops.subtract,
-    TrueDivideOperation: ops.true_divide,
+# By the number of sizes between the batch and the channels.
+CONVOLUTIONS = {1: layers.Conv1D, 2: layers.Conv2D, 3: layers.Conv3D}
+TRANSPOSED = {1: layers.Conv1DTranspose, 2: layers.Conv2DTranspose, 3: layers.Conv3DTranspose}
+SPATIAL_DROPOUT = {
+    1: layers.SpatialDropout1D,
+    2: layers.SpatialDropout2D,
+    3: layers.SpatialDropout3D,
 }
-MAKERS: Mapping[Class, Maker] = {
-    **by_rank(CONVOLUTIONS, reused(convolution)),
-    **by_rank(TRANSPOSED, reused(transposed)),
-    **by_rank({1: layers.DepthwiseConv1D, 2: layers.DepthwiseConv2D}, reused(depthwise)),
-    **by_rank({1: layers.SeparableConv1D, 2: layers.SeparableConv2D}, reused(separable)),
-    layers.Dense: Maker(reused(dense)),
-    layers.EinsumDense: Maker(einsum_dense),
-    layers.SpectralNormalization: Maker(reused(spectral), (2, 0)),
-    layers.TimeDistributed: Maker(time_distributed, (1, 2, 3)),
-    layers.BatchNormalization: Maker(batch_normalization),
-    layers.LayerNormalization: Maker(layer_normalization),
-    layers.GroupNormalization: Maker(with_arguments(1)),
-    layers.RMSNormalization: Maker(with_arguments()),
-    layers.UnitNormalization: Maker(with_arguments()),
-    LayerScale: Maker(layer_scale),
-    layers.PReLU: Maker(with_arguments(shared_axes=[1])),
-    layers.Activation: Maker(activation),
-    layers.ReLU: Maker(relu),
-    layers.LeakyReLU: Maker(leaky_relu),
-    layers.ELU: Maker(with_arguments()),
-    layers.Softmax: Maker(with_arguments()),
-    layers.Rescaling: Maker(rescaling),
-    layers.Normalization: Maker(fixed_normalization),
-    **dict.fromkeys(ARITHMETIC, Maker(arithmetic)),
-    **{cls: Maker(pooling, (rank,)) for rank in POOLING for cls in POOLING[rank]},
-    layers.AveragePooling3D: Maker(pooling, (3,)),
-    layers.MaxPooling3D: Maker(pooling, (3,)),
-    **by_rank(
-        {
-            1: layers.GlobalAveragePooling1D,
-            2: layers.GlobalAveragePooling2D,
-            3: layers.GlobalAveragePooling3D,
-        },
-        global_pooling,
-    ),
-    **by_rank(
-        {
-            1: layers.GlobalMaxPooling1D,
-            2: layers.GlobalMaxPooling2D,
-            3: layers.GlobalMaxPooling3D,
-        },
-        global_pooling,
-    ),
-    **by_rank({1: layers.ZeroPadding1D, 2: layers.ZeroPadding2D, 3: layers.ZeroPadding3D}, padding),
-    **by_rank({1: layers.Cropping1D, 2: layers.Cropping2D, 3: layers.Cropping3D}, padding),
-    **by_rank({1: layers.UpSampling1D, 2: layers.UpSampling2D, 3: layers.UpSampling3D}, upsampling),
-    layers.Flatten: Maker(with_arguments()),
-    layers.Reshape: Maker(reshape),
-    ReshapeOperation: Maker(reshape_operation),
-    layers.Permute: Maker(permute),
-    layers.RepeatVector: Maker(with_arguments(2), (0,)),
-    layers.Identity: Maker(with_arguments()),
-    layers.ActivityRegularization: Maker(with_arguments(l2=0.5)),
-    layers.AlphaDropout: Maker(with_arguments(0.5)),
-    layers.Dropout: Maker(with_arguments(0.5)),
-    layers.GaussianDropout: Maker(with_arguments(0.5)),
-    layers.GaussianNoise: Maker(with_arguments(0.5)),
-    layers.SpatialDropout1D: Maker(with_arguments(0.5), (1,)),
-    layers.SpatialDropout2D: Maker(with_arguments(0.5), (2,)),
-    layers.SpatialDropout3D: Maker(with_arguments(0.5), (3,)),
-    StochasticDepth: Maker(stochastic_depth),
-    # Not RandomHue and RandomSaturation, whose states change at inference too.
-    layers.RandomBrightness: augmentation(factor=0.5),
-    layers.RandomColorJitter: augmentation(brightness_factor=0.5),
-    layers.RandomContrast: augmentation(factor=0.5),
-    layers.RandomErasing: augmentation(factor=1.0),
-    layers.RandomFlip: augmentation(),
-    layers.RandomPerspective: augmentation(factor=1.0),
-    layers.RandomRotation: augmentation(factor=0.5),
-    layers.RandomShear: augmentation(x_factor=0.5),
-    layers.RandomTranslation: augmentation(height_factor=0.5, width_factor=0.5),
-    layers.RandomZoom: augmentation(height_factor=0.5),
-    layers.Concatenate: Maker(concatenate),
-    layers.Add: Maker(with_arguments()),
-    layers.Average: Maker(with_arguments()),
-    layers.Maximum: Maker(with_arguments()),
-    layers.Minimum: Maker(with_arguments()),
-    layers.Multiply: Maker(with_arguments()),
-    layers.Subtract: Maker(with_arguments()),
+POOLING = {
+    1: (layers.MaxPooling1D, layers.AveragePooling1D),
+    2: (layers.MaxPooling2D, layers.AveragePooling2D),
 }
+GLOBAL_POOLING = {
+    1: (layers.GlobalMaxPooling1D, layers.GlobalAveragePooling1D),
+    2: (layers.GlobalMaxPooling2D, layers.GlobalAveragePooling2D),
+    3: (layers.GlobalMaxPooling3D, layers.GlobalAveragePooling3D),
+}
+RESIZING = {
+    1: (layers.ZeroPadding1D, layers.Cropping1D, layers.UpSampling1D),
+    2: (layers.ZeroPadding2D, layers.Cropping2D, layers.UpSampling2D),
+    3: (layers.ZeroPadding3D, layers.Cropping3D, layers.UpSampling3D),
+}
+LINEAR = {
+    0: (dense, spectral),
+    1: (convolution, dense, depthwise, separable, transposed, time_distributed),
+    2: (convolution, dense, depthwise, separable, transposed, time_distributed, spectral),
+    3: (convolution, dense, transposed, time_distributed),
+}
+PLAIN = (activation, affine, noise, other_normalization, reshaping, composite)
+LAYERS = {
+    0: (*LINEAR[0], *PLAIN),
+    1: (*LINEAR[1], *PLAIN, pooling, global_pooling, resizing, recurrent),
+    2: (*LINEAR[2], *PLAIN, pooling, global_pooling, resizing),
+    # No pooling with a window: TensorFlow has none for three sizes in float64 and float16.
+    3: (*LINEAR[3], *PLAIN, global_pooling, resizing),
+}
+
+
+# --- what they have in common --------------------------------------------------------------------
+
+
+def rarely(draw: DrawFn, one_in: int = 10) -> bool:
+    """True once in a while; shrinks to False."""
+    return draw(st.integers(1, one_in)) == one_in
+
+
+def elements(x: Tensor) -> int:
+    """How many numbers one sample is; a size that is not known counts as 64."""
+    return math.prod(size or 64 for size in x.shape[1:])
+
+
+def compute_dtype() -> str:
+    """The dtype in which layers of the current policy compute."""
+    return str(keras.config.dtype_policy().compute_dtype)
+
+
+def layout(
+    draw: DrawFn, x: Tensor, *, everywhere: bool = False
+) -> tuple[str, tuple[int | None, ...], int]:
+    """A data format in which a convolution can read the tensor, the sizes and the channels; mostly
+    Keras' `image_data_format`.
+
+    Args:
+        everywhere: the layer takes channels_first in every dtype.
+    """
+    # On the CPU TensorFlow has convolutions of channels_first in float32 only.
+    possible = x.shape[1] is not None and (everywhere or compute_dtype() == "float32")
+    usual = keras.config.image_data_format() == "channels_first"
+    if possible and rarely(draw, 6) != usual:
+        return "channels_first", tuple(x.shape[2:]), x.shape[1]
+    return "channels_last", tuple(x.shape[1:-1]), x.shape[-1]
+
+
+def window(
+    draw: DrawFn,
+    sizes: Sequence[int | None],
+    *,
+    causal: bool = False,
+    square: bool = False,
+    dilation: bool = True,
+) -> dict[str, Any]:
+    """Kernel size, strides, dilation and padding that give at least one element.
+
+    Args:
+        causal: whether the layer takes causal padding.
+        square: strides are the same along all sizes.
+        dilation: whether the layer takes dilation.
+    """
+    padding = draw(st.sampled_from(("valid", "same", "causal") if causal else ("valid", "same")))
+    kind = draw(
+        st.sampled_from(("plain", "strides", "dilation") if dilation else ("plain", "strides"))
+    )
+    rate = 2 if kind == "dilation" else 1
+    most = [
+        3 if padding != "valid" or size is None else min(3, (size - 1) // rate + 1)
+        for size in sizes
+    ]
+    kernel = [draw(st.integers(1, min(most)))] * len(sizes)
+    if len(sizes) > 1 and rarely(draw, 3):
+        kernel = [draw(st.integers(1, largest)) for largest in most]
+    strides = [1 for _ in sizes]
+    if kind == "strides":
+        strides = [2 for _ in sizes] if square else [draw(st.integers(1, 2)) for _ in sizes]
+    result = {"kernel_size": tuple(kernel), "strides": tuple(strides), "padding": padding}
+    return result | {"dilation_rate": rate} if dilation else result
+
+
+def options(draw: DrawFn) -> dict[str, Any]:
+    """What every linear layer takes."""
+    return {
+        "use_bias": draw(st.booleans()),
+        "activation": inner(draw),
+        "trainable": not rarely(draw),
+    }
+
+
+def inner(draw: DrawFn) -> str | None:
+    """The activation inside a linear layer: mostly none, or the rules have nothing to do."""
+    kinds = (None, None, None, None, "linear", "relu", "tanh", "silu", "gelu")
+    return draw(st.sampled_from(kinds))

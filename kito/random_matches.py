@@ -25,19 +25,17 @@ from kito.graph.guards import MERGES
 from kito.graph.keras_internals import sublayers
 from kito.graph.lift import lift
 from kito.graph.pattern import Branches, Link, Readers
-from kito.random_layers import Class, Made, Maker
-from kito.random_models import (
+from kito.random_class_layers import Class, Made, Maker
+from kito.random_layers import (
     CHANNELS,
-    POLICIES,
-    SIZES,
     Tensor,
-    Tensors,
     activation,
     affine,
     dense,
     noise,
     rarely,
 )
+from kito.random_models import POLICIES, SIZES, Tensors
 from kito.testing import randomize
 
 # How often a call is drawn anew that does not meet the condition of its link, and a model in which

@@ -28,7 +28,7 @@ from kito.graph.ir import to_numpy
 from kito.graph.keras_internals import fresh_names
 from kito.outline import outline
 from kito.progress import track
-from kito.random_layers import MAKERS, given_by
+from kito.random_class_layers import MAKERS, given_by
 from kito.random_matches import DRAWN_BY_NAME, Plan, any_match, matches
 from kito.random_models import check
 from kito.samples import random_inputs
