@@ -749,8 +749,8 @@ PACKAGES: dict[str, Callable[[], dict[str, Network]]] = {
 def measure(package: str, name: str) -> Iterator[Row]:
     """The row of a network, part by part: what comes before an error is kept."""
     import kito  # noqa: PLC0415
-    from kito.graph.ir import to_numpy  # noqa: PLC0415
     from kito.graph.keras_internals import sublayers  # noqa: PLC0415
+    from kito.graph.layer import to_numpy  # noqa: PLC0415
     from kito.samples import random_inputs  # noqa: PLC0415
 
     model = build(package, name)

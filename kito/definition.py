@@ -17,7 +17,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from kito.errors import RuleDefinitionError
-from kito.graph.ir import Call, Graph, Layer, Node, Output, Ref, Tensor, to_numpy
+from kito.graph.ir import Graph, Node, Ref, Tensor
+from kito.graph.layer import Call, Layer, Output, to_numpy
 from kito.graph.pattern import (
     Branches,
     Chain,

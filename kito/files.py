@@ -15,8 +15,8 @@ import numpy as np
 
 from kito.configuration import check_config, count_calls, refuse_code
 from kito.errors import BOLD, InputError
-from kito.graph.ir import to_numpy
 from kito.graph.keras_internals import bounded_attempts, recursion
+from kito.graph.layer import to_numpy
 from kito.limits import bounded_variables, check_tensors
 from kito.reading import HDF5_SUFFIXES, Contents, nested, read
 from kito.writing import FilePath, check_target, whole_file

@@ -11,8 +11,8 @@ from typing import Any
 import keras
 import numpy as np
 
-from kito.graph.ir import TRAINING_ONLY
 from kito.graph.keras_internals import calls_in_order
+from kito.graph.layer import TRAINING_ONLY
 
 # What says nothing about the answers of a layer whose weights are given.
 LEFT_OUT = ("name", "trainable", "seed", *TRAINING_ONLY, "_initializer")

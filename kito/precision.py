@@ -14,7 +14,8 @@ import keras
 from keras import layers
 
 from kito.errors import InputError
-from kito.graph.ir import Graph, Layer, walk
+from kito.graph.ir import Graph, walk
+from kito.graph.layer import Layer
 
 POLICIES: Mapping[str, str] = {"bfloat16": "mixed_bfloat16", "float16": "mixed_float16"}
 

@@ -32,13 +32,13 @@ from keras import layers, ops
 
 from kito.api import optimize
 from kito.definition import Rule
-from kito.graph.ir import to_numpy
 from kito.graph.keras_internals import (
     calls_in_order,
     is_graph_class,
     number_of_calls,
     sublayers,
 )
+from kito.graph.layer import to_numpy
 from kito.random_layers import (
     CHANNELS,
     CONVOLUTIONS,

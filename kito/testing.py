@@ -23,8 +23,8 @@ import numpy as np
 from kito.api import optimize
 from kito.comparison import compare
 from kito.definition import Rule
-from kito.graph.ir import to_numpy
 from kito.graph.keras_internals import structures, sublayers
+from kito.graph.layer import to_numpy
 from kito.report import Report
 
 if TYPE_CHECKING:

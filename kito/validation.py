@@ -24,8 +24,8 @@ from kito import plugins
 from kito.api import explain
 from kito.definition import Rule
 from kito.errors import first_line
-from kito.graph.ir import to_numpy
 from kito.graph.keras_internals import fresh_names
+from kito.graph.layer import to_numpy
 from kito.outline import outline
 from kito.progress import track
 from kito.random_class_layers import MAKERS, given_by

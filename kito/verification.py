@@ -31,8 +31,8 @@ import numpy as np
 
 from kito.distance import Mask, apart, finite, magnitude, numbers, spacing
 from kito.errors import InputError, first_line
-from kito.graph.ir import to_numpy
 from kito.graph.keras_internals import structures, sublayers
+from kito.graph.layer import to_numpy
 from kito.progress import track
 from kito.samples import random_inputs
 

@@ -12,7 +12,7 @@ from keras.layers import BatchNormalization, Conv2D, Dense
 import kito
 from kito import Report, chain, optimize, rule, verification
 from kito.faults import SECONDS, build_right
-from kito.graph.ir import to_numpy
+from kito.graph.layer import to_numpy
 from kito.rules.dense import dense_batchnorm
 from kito.testing import check_equivalent, randomize
 

@@ -8,7 +8,7 @@ from keras.layers import BatchNormalization, Conv2D, Dense
 
 import kito
 from kito import optimize, verification, verify
-from kito.graph.ir import to_numpy
+from kito.graph.layer import to_numpy
 from kito.testing import randomize
 
 

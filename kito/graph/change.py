@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from functools import cache
 
 from kito.graph.cost import is_pass, multiply_adds
-from kito.graph.ir import Graph, Layer, Node, walk
+from kito.graph.ir import Graph, Node, walk
+from kito.graph.layer import Layer
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,7 +17,7 @@ import keras
 from kito.errors import GraphError, first_line
 from kito.graph.copying import copy_state, copy_structure, policy_of
 from kito.graph.doubt import check_copied
-from kito.graph.ir import Graph, Layer, Node, Ref, Tensor, walk
+from kito.graph.ir import Graph, Node, Ref, Tensor, walk
 from kito.graph.keras_internals import (
     Functional,
     is_graph_class,
@@ -28,6 +28,7 @@ from kito.graph.keras_internals import (
     shell,
     sublayers,
 )
+from kito.graph.layer import Layer
 from kito.graph.record import UntraceableError
 from kito.progress import track
 from kito.report import Report

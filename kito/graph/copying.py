@@ -18,13 +18,13 @@ from typing import Any
 import keras
 import numpy as np
 
-from kito.graph.ir import to_numpy
 from kito.graph.keras_internals import (
     complete_config,
     own_attributes,
     patched_methods,
     sublayers,
 )
+from kito.graph.layer import to_numpy
 
 # Where a layer keeps the functions that it applies.
 ACTIVATIONS = ("activation", "recurrent_activation")

@@ -18,7 +18,8 @@ import keras
 
 from kito.graph.copying import can_copy, can_load
 from kito.graph.faithful import Opened, check_faithful
-from kito.graph.ir import Graph, Layer, Node
+from kito.graph.ir import Graph, Node
+from kito.graph.layer import Layer
 from kito.graph.record import UntraceableError
 from kito.graph.sizes import check_sizes
 

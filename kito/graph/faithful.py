@@ -11,8 +11,9 @@ import keras
 import numpy as np
 
 from kito.distance import apart, magnitude
-from kito.graph.ir import Graph, Layer, Node, Ref, Tensor, to_numpy
+from kito.graph.ir import Graph, Node, Ref, Tensor
 from kito.graph.keras_internals import takes_training, untouched
+from kito.graph.layer import Layer, to_numpy
 from kito.graph.record import UntraceableError, only_untraceable
 from kito.samples import draw
 

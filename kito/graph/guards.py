@@ -9,8 +9,9 @@ import keras
 from kito.definition import Decline, Match
 from kito.graph.copying import names_activations
 from kito.graph.inference import supports_masking
-from kito.graph.ir import Call, Graph, Layer, Node, Ref
+from kito.graph.ir import Graph, Node, Ref
 from kito.graph.keras_internals import patched_methods, sublayers
+from kito.graph.layer import Call, Layer
 from kito.graph.site import Site
 
 # Of so many layers a reason has the names.

@@ -21,8 +21,9 @@ import keras
 from keras import activations, layers
 
 from kito.definition import Decline, Match, Result
-from kito.graph.ir import Call, Graph, Layer, Node, Output, Ref, call_of
+from kito.graph.ir import Graph, Node, Ref
 from kito.graph.keras_internals import AddOperation
+from kito.graph.layer import Call, Layer, Output, call_of
 
 FUSED = (layers.Conv2D, layers.Conv3D, layers.SeparableConv2D)
 ADDITIONS = (layers.Add, AddOperation)

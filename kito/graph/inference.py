@@ -6,8 +6,9 @@ from typing import Any
 
 import keras
 
-from kito.graph.ir import Graph, Layer, Ref, Tensor
+from kito.graph.ir import Graph, Ref, Tensor
 from kito.graph.keras_internals import shell
+from kito.graph.layer import Layer
 
 
 def supports_masking(layer: Layer) -> bool:

@@ -20,7 +20,7 @@ from kito.errors import InputError
 from kito.graph.copying import can_copy
 from kito.graph.doubt import check_alone
 from kito.graph.faithful import WrongShapeError, check_shape
-from kito.graph.ir import Calls, Graph, Layer, Node, Ref, Tensor, Trace, walk
+from kito.graph.ir import Calls, Graph, Node, Ref, Tensor, Trace, walk
 from kito.graph.keras_internals import (
     Functional,
     arguments,
@@ -30,6 +30,7 @@ from kito.graph.keras_internals import (
     plain,
     structures,
 )
+from kito.graph.layer import Layer
 from kito.graph.record import UntraceableError
 from kito.graph.trace import (
     Outputs,

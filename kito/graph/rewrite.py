@@ -22,9 +22,10 @@ from kito.errors import RuleError
 from kito.graph.guards import check_match, check_result
 from kito.graph.hazards import check_hazards
 from kito.graph.inference import infer_outputs
-from kito.graph.ir import Call, Graph, Layer, Node, Output, Ref, walk
+from kito.graph.ir import Graph, Node, Ref, walk
 from kito.graph.kept import unexplained
 from kito.graph.keras_internals import Functional
+from kito.graph.layer import Call, Layer, Output
 from kito.graph.site import Site
 from kito.report import Applied, Declined, Report
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from kito.definition import Match, Result
-from kito.graph.ir import Call, Graph, Layer, Node, Ref, call_of
+from kito.graph.ir import Graph, Node, Ref
+from kito.graph.layer import Call, Layer, call_of
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ from typing import Any
 
 import keras
 
-from kito.graph.ir import Layer, Tensor, Trace
+from kito.graph.ir import Tensor, Trace
 from kito.graph.keras_internals import (
     Functional,
     arguments,
@@ -23,6 +23,7 @@ from kito.graph.keras_internals import (
     sublayers,
     untouched,
 )
+from kito.graph.layer import Layer
 from kito.graph.record import UntraceableError, only_untraceable, record, with_sizes
 from kito.graph.trace import inferred_once
 
