@@ -17,7 +17,7 @@ from kito.faults import build_right
 from kito.graph.change import Recorder
 from kito.graph.codegen import codegen, copy_compile_state
 from kito.graph.doubt import unfaithful
-from kito.graph.ir import Graph, walk
+from kito.graph.ir import Graph
 from kito.graph.lift import check_model, lift
 from kito.graph.record import UntraceableError
 from kito.graph.rewrite import Course, rewrite
@@ -161,12 +161,11 @@ def rewritten(
         attempt = Report()
         with doing("reading the model"):
             graph = lift(model, opens, attempt, whole)
-            graphs = [nested for _, nested in walk(graph)]
         recorder = Recorder(graph)
         course.made.clear()
         with doing("rewriting it"):
             rewrite(graph, rules, attempt, course)
-            found = unfaithful(graphs)
+            found = unfaithful(graph)
         if not found:
             break
         whole |= found

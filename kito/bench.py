@@ -200,23 +200,19 @@ def _timed(
 ) -> list[Timing]:
     """All that is ready in its order, and at the end what `kito.predictor` would choose of it."""
     expected = keras.tree.flatten(model.predict_on_batch(batch))
-    predictors = {
-        way.name: _fitted(run, batch)
+    fitted = {
+        way: _fitted(run, batch)
         for way, run in ready.items()
         if way.optimized and way.exact and isinstance(run, Predictor)
     }
     times = medians(
-        {name: partial(run, batch) for name, run in predictors.items()}, CHOOSING * seconds
+        {way.name: partial(run, batch) for way, run in fitted.items()}, CHOOSING * seconds
     )
     chosen = min(times, key=lambda name: times[name])
-    predictor = predictors[chosen]
+    predictor = next(run for way, run in fitted.items() if way.name == chosen)
     auto = Way(PREDICTOR, True, True, lambda: predictor)
     by_hand = Way(BY_HAND, True, True, lambda: predictor.run)
-    every: dict[Way, Run] = {
-        way: predictors.get(way.name, run) if way.optimized and way.exact else run
-        for way, run in ready.items()
-    }
-    every[auto] = predictor
+    every: dict[Way, Run] = {**ready, **fitted, auto: predictor}
     runs = {way: partial(run, batch) for way, run in every.items()}
     runs[by_hand] = partial(predictor.run, predictor.signature.flatten(batch))
     measured = in_turns(runs, ALL * seconds, LEAST)

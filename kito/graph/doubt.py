@@ -11,24 +11,24 @@ is it found out which of them is at fault.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from functools import cache
 
 import keras
 
 from kito.graph.copying import can_copy, can_load
-from kito.graph.faithful import Opened, check_faithful
-from kito.graph.ir import Graph, Node
+from kito.graph.faithful import Opened, check_faithful, lifted, opened_graphs
+from kito.graph.ir import Graph, walk
 from kito.graph.layer import Layer
 from kito.graph.record import UntraceableError
 from kito.graph.sizes import check_sizes
 
 
-def unfaithful(graphs: Iterable[Graph]) -> dict[keras.Layer, UntraceableError]:
+def unfaithful(graph: Graph) -> dict[keras.Layer, UntraceableError]:
     """The composites in which a rule was applied, and whose traces are not what they compute.
 
     Args:
-        graphs: all graphs of the model, the outer ones first.
+        graph: that of the model, after its rewrites.
 
     Returns:
         What is wrong with each.
@@ -36,7 +36,7 @@ def unfaithful(graphs: Iterable[Graph]) -> dict[keras.Layer, UntraceableError]:
 
     @cache
     def is_rewritten(graph: Graph) -> bool:
-        inside = (node.layer.graph for node in _lifted(graph))
+        inside = (node.layer.graph for node in lifted(graph).nodes)
         return graph.rewritten or any(is_rewritten(each) for each in inside if each is not None)
 
     def opened(layer: Layer) -> bool:
@@ -44,16 +44,16 @@ def unfaithful(graphs: Iterable[Graph]) -> dict[keras.Layer, UntraceableError]:
 
     found: dict[keras.Layer, UntraceableError] = {}
     believed: set[Graph] = set()
-    for graph in graphs:
-        if graph.trace is None or not is_rewritten(graph):
+    for _, nested in walk(graph):
+        if nested.trace is None or not is_rewritten(nested):
             continue
         try:
-            check_sizes(graph.trace)
-            _check_loadable(graph, opened)
-            if graph not in believed:
-                believed.update(_check(graph, opened))
+            check_sizes(nested.trace)
+            _check_loadable(nested, opened)
+            if nested not in believed:
+                believed.update(_check(nested, opened))
         except UntraceableError as error:
-            found[graph.trace.source] = error
+            found[nested.trace.source] = error
     return found
 
 
@@ -88,11 +88,6 @@ def _is_run(layer: Layer) -> bool:
     return layer.cls is not keras.layers.TimeDistributed
 
 
-def _lifted(graph: Graph) -> tuple[Node, ...]:
-    assert graph.lifted is not None
-    return graph.lifted.nodes
-
-
 def _check(graph: Graph, opened: Opened) -> Iterator[Graph]:
     """The graphs that are found to be faithful together with that of a composite.
 
@@ -102,17 +97,10 @@ def _check(graph: Graph, opened: Opened) -> Iterator[Graph]:
     for inside in (opened, lambda layer: False):
         try:
             check_faithful(graph, opened=inside)
-            return _opened(graph, inside)
+            return opened_graphs(graph, inside)
         except UntraceableError as error:
             reason = error
     raise reason
-
-
-def _opened(graph: Graph, opened: Opened) -> Iterator[Graph]:
-    yield graph
-    for node in _lifted(graph):
-        if node.layer.graph is not None and opened(node.layer):
-            yield from _opened(node.layer.graph, opened)
 
 
 def _check_loadable(graph: Graph, opened: Opened) -> None:
@@ -132,7 +120,7 @@ def _check_loadable(graph: Graph, opened: Opened) -> None:
 
 def _parts(graph: Graph, opened: Opened) -> Iterator[Layer]:
     """The layers of which the result has copies, or has if those around them can't be copied."""
-    for node in _lifted(graph):
+    for node in lifted(graph).nodes:
         layer = node.layer
         if layer.graph is not None:
             yield from _parts(layer.graph, opened)

@@ -11,7 +11,7 @@ import keras
 import numpy as np
 
 from kito.distance import apart, magnitude
-from kito.graph.ir import Graph, Node, Ref, Tensor
+from kito.graph.ir import Calls, Graph, Node, Ref, Tensor
 from kito.graph.keras_internals import takes_training, untouched
 from kito.graph.layer import Layer, to_numpy
 from kito.graph.record import UntraceableError, only_untraceable
@@ -61,8 +61,7 @@ def check_faithful(graph: Graph, *, opened: Opened) -> None:
 
 def evaluate(graph: Graph, inputs: list[Any], opened: Opened) -> Any:
     """What a graph as it was lifted computes of its inputs, one layer after the other."""
-    calls = graph.lifted
-    assert calls is not None
+    calls = lifted(graph)
     given = dict(zip(keras.tree.flatten(calls.inputs), inputs, strict=True))
     values: dict[Ref, Any] = {}
     for node in calls.nodes:
@@ -101,12 +100,25 @@ def _call(node: Node, args: Any, kwargs: Any, opened: Opened) -> Any:
 
 def _leaves(graph: Graph, opened: Opened) -> Iterator[keras.Layer]:
     """The layers that `evaluate` calls."""
-    assert graph.lifted is not None
-    for node in graph.lifted.nodes:
+    for nested in opened_graphs(graph, opened):
+        for node in lifted(nested).nodes:
+            runs = node.layer.graph is not None and opened(node.layer)
+            if not runs and isinstance(node.layer.source, keras.Layer):
+                yield node.layer.source
+
+
+def opened_graphs(graph: Graph, opened: Opened) -> Iterator[Graph]:
+    """The graphs that `evaluate` runs, the outer ones first."""
+    yield graph
+    for node in lifted(graph).nodes:
         if node.layer.graph is not None and opened(node.layer):
-            yield from _leaves(node.layer.graph, opened)
-        elif isinstance(node.layer.source, keras.Layer):
-            yield node.layer.source
+            yield from opened_graphs(node.layer.graph, opened)
+
+
+def lifted(graph: Graph) -> Calls:
+    """The calls of a graph before any rule was applied, of a model in which something is traced."""
+    assert graph.lifted is not None
+    return graph.lifted
 
 
 @contextlib.contextmanager

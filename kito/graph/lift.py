@@ -68,11 +68,8 @@ def lift(
         lifter.expand(graph)
     except WrongShapeError:
         # What follows has wrong shapes too, and can be run, but not rebuilt otherwise.
+        graph = lift(model)
         graph.shapes_are_right = False
-        graphs = [nested for _, nested in walk(graph)]
-        traced = {node.layer for nested in graphs for node in nested if _is_traced(node.layer)}
-        for layer in traced:
-            put_back(graphs, layer, replace(layer, graph=None))
         report.notes.append("nothing is rewritten, because shapes of the model are wrong")
     if any(nested.trace is not None for _, nested in walk(graph)):
         remember(graph)
@@ -296,10 +293,6 @@ def _call(graph: Graph, node: Node) -> Trace:
     if not kwargs.get("training"):
         kwargs.pop("training", None)
     return Trace(node.layer.source, args, kwargs, node.outputs)
-
-
-def _is_traced(layer: Layer) -> bool:
-    return layer.graph is not None and layer.graph.trace is not None
 
 
 def _is_same_call(call: Trace, traced: Layer) -> bool:
