@@ -210,6 +210,33 @@ def test_every_kind_of_layer_survives(layer):
     check_rewrites(keras.Model(inputs, layer()(x)), FOLDS, times=1)
 
 
+@pytest.mark.parametrize("make", [layers.Identity, partial(layers.ELU, alpha=0.3)])
+def test_layers_whose_configuration_a_policy_hides_are_copied(make, tmp_path):
+    """Keras notes what some of its layers are made with, and can't if a policy is among it."""
+    policy = keras.DTypePolicy("float32")
+
+    class Held(layers.Layer):
+        def __init__(self, **options):
+            super().__init__(**options)
+            self.part = make(dtype=policy)
+
+        def call(self, x):
+            return self.part(x)
+
+    for layer in (make(dtype=policy), Held()):
+        with pytest.raises(NotImplementedError):
+            (layer.part if isinstance(layer, Held) else layer).get_config()
+        model = keras.Sequential([keras.Input((4,)), Dense(3), BatchNormalization(), layer])
+        fast = check_rewrites(model, FOLDS, times=1)
+        assert fast.layers[-1] is not layer
+        report = kito.Report()
+        kito.optimize(model, FOLDS, report=report)
+        assert not report.notes
+    saved = keras.Sequential([keras.Input((4,)), make(dtype=policy)])
+    kito.optimize(saved).save(tmp_path / "it.keras")
+    check_equivalent(saved, keras.models.load_model(tmp_path / "it.keras"))
+
+
 def test_initializers_stay_in_the_config():
     model = keras.Sequential(
         [

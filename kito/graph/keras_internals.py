@@ -193,9 +193,23 @@ def shell(operation: keras.Operation) -> keras.Operation:
 
 
 def complete_config(operation: keras.Operation) -> dict[str, Any]:
-    """What `get_config` gives, and the entry that Keras 3.14 leaves out of it."""
-    config = dict(operation.get_config())
-    if hasattr(operation, "output_padding") and type(operation).__module__.startswith("keras.src."):
+    """What `get_config` gives, and what Keras leaves out of it.
+
+    Raises:
+        NotImplementedError: the class has none.
+    """
+    cls = type(operation)
+    try:
+        config = dict(operation.get_config())
+    except NotImplementedError:
+        # Keras notes what `Identity` and `ELU` are made with, but can't note a policy.
+        if not cls.__module__.startswith("keras.src.layers."):
+            raise
+        names = inspect.signature(cls).parameters.keys() - {"kwargs"}
+        config = {name: getattr(operation, name) for name in names}
+        config |= {"name": operation.name, "dtype": operation.dtype_policy.name}
+    # Keras 3.14 leaves it out.
+    if hasattr(operation, "output_padding") and cls.__module__.startswith("keras.src."):
         config.setdefault("output_padding", operation.output_padding)
     return config
 
