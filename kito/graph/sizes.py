@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dis
 import inspect
+import re
 from collections.abc import Iterator
 from types import CodeType, FunctionType
 from typing import Any
@@ -24,7 +25,13 @@ from kito.graph.keras_internals import (
     untouched,
 )
 from kito.graph.layer import Layer
-from kito.graph.record import UntraceableError, only_untraceable, record, with_sizes
+from kito.graph.record import (
+    BATCH_SIZE,
+    UntraceableError,
+    only_untraceable,
+    record,
+    with_sizes,
+)
 from kito.graph.trace import inferred_once
 
 # With which sizes a call is recorded again that is to work with any; data have those in between.
@@ -40,26 +47,38 @@ def check_sizes(trace: Trace) -> None:
         UntraceableError: it does not.
     """
     given = trace.args, trace.kwargs
-    tensors = [leaf for leaf in keras.tree.flatten(given) if isinstance(leaf, Tensor)]
-    if not any(None in tensor.shape[1:] for tensor in tensors):
-        return
     layer = trace.source
+    shapes = [leaf.shape for leaf in keras.tree.flatten(given) if isinstance(leaf, Tensor)]
+    compared = sorted(_compared(layer))[:MOST]
+    sizes = (*OTHER_SIZES, *compared) if any(None in shape[1:] for shape in shapes) else ()
+    # Of one and two it is run.
+    batches = [size for size in compared if size > 2] if (None,) in {s[:1] for s in shapes} else ()
     held = set(map(id, sublayers(layer)))
+
+    def outline(**sizes: int) -> list[str] | None:
+        try:
+            return _outline(record(layer, *with_sizes(given, **sizes)), held)
+        except Exception:  # it takes no input of that size
+            return None
+
     with only_untraceable(), inferred_once(layer, {}), untouched(layer):
-        expected = _outline(record(layer, *given), held)
-        for size in dict.fromkeys((*OTHER_SIZES, *sorted(_compared(layer))[:MOST])):
-            try:
-                other = record(layer, *with_sizes(given, others=size))
-            except Exception:  # it takes no input of that size
-                continue
-            if _outline(other, held) != expected:
+        expected = outline() if sizes else None
+        for size in dict.fromkeys(sizes):
+            if outline(others=size) not in (None, expected):
                 raise UntraceableError(f"its call does otherwise where a size is {size}")
+        expected = outline(batch=BATCH_SIZE) if batches else None
+        for size in batches if expected else ():
+            if not _are_same(outline(batch=size), size, expected, BATCH_SIZE):
+                raise UntraceableError(f"its call does otherwise with a batch of {size}")
 
 
 def _compared(layer: keras.Layer) -> set[int]:
     """The numbers, and those after them, with which `call` may compare a size."""
     found = set()
-    for code in _codes(type(layer), "call", set()):
+    codes = list(_codes(type(layer), "call", set()))
+    if not any("shape" in code.co_names for code in codes):
+        return set()
+    for code in codes:
         if any(each.opname in ("COMPARE_OP", "CONTAINS_OP") for each in dis.get_instructions(code)):
             attributes = (inspect.getattr_static(layer, name, None) for name in code.co_names)
             found |= {*_numbers(code.co_consts), *_numbers(attributes)}
@@ -113,3 +132,15 @@ def _described(operation: keras.Operation) -> Any:
         return type(operation), Layer.of(operation).behaviour
     except NotImplementedError:  # it can't say what it is
         return type(operation)
+
+
+def _are_same(one: list[str] | None, size: int, other: list[str], other_size: int) -> bool:
+    """Whether two outlines, with two batch sizes, are of one: with these, numbers in them differ."""
+    if one is None:
+        return True
+    parts, other_parts = (re.split(r"(\d+)", "\n".join(each)) for each in (one, other))
+    return len(parts) == len(other_parts) and all(
+        part == other
+        or (part.isdigit() and other.isdigit() and int(part) * other_size == int(other) * size)
+        for part, other in zip(parts, other_parts, strict=True)
+    )

@@ -267,6 +267,14 @@ class SingleBlock(Block):
         return x * 2 if x.shape[0] == 1 else x
 
 
+class FewBlock(Block):
+    """Branches on a batch size that nobody would try by chance."""
+
+    def call(self, x):
+        x = super().call(x)
+        return x * 3 if x.shape[0] == 5 else x * 2
+
+
 class LoopBlock(Block):
     """A function is lost where the loop is saved, and with it what the function reads."""
 
@@ -292,6 +300,7 @@ class NumpyBlock(Block):
         (SmallBlock, (None, None, 3), "does otherwise where a size is 1"),
         (WindowBlock, (None, None, 3), "does otherwise where a size is 7"),
         (SingleBlock, SHAPE, "differ by"),
+        (FewBlock, SHAPE, "does otherwise with a batch of 5"),
         (LoopBlock, SHAPE, "its call hands a function to fori_loop"),
     ],
 )
@@ -816,6 +825,19 @@ def test_a_batch_size_in_a_reshape_stays_open():
         assert np.allclose(
             fast.predict_on_batch(data), model.predict_on_batch(data), rtol=0, atol=1e-4
         )
+
+
+class NamedBlock(HeadsBlock):
+    """Reads the batch size, and compares something else with a number."""
+
+    def call(self, x):
+        x = super().call(x)
+        shape = (ops.shape(x)[0], *x.shape[1:])
+        return x if self.filters == 3 else ops.reshape(ops.tanh(x), shape)
+
+
+def test_a_batch_size_in_a_reshape_is_no_branch():
+    check_rewrites(around(NamedBlock()), FOLDS, times=1)
 
 
 @pytest.mark.parametrize("block", [BatchBlock, RepeatBlock])
