@@ -135,7 +135,7 @@ def _described(operation: keras.Operation) -> Any:
 
 
 def _are_same(one: list[str] | None, size: int, other: list[str], other_size: int) -> bool:
-    """Whether two outlines, with two batch sizes, are of one: with these, numbers in them differ."""
+    """Whether two outlines differ in nothing but numbers that grow with the batch size."""
     if one is None:
         return True
     parts, other_parts = (re.split(r"(\d+)", "\n".join(each)) for each in (one, other))
