@@ -67,7 +67,7 @@ def check_sizes(trace: Trace) -> None:
             if outline(others=size) not in (None, expected):
                 raise UntraceableError(f"its call does otherwise where a size is {size}")
         expected = outline(batch=BATCH_SIZE) if batches else None
-        for size in batches if expected else ():
+        for size in batches:
             if not _are_same(outline(batch=size), size, expected, BATCH_SIZE):
                 raise UntraceableError(f"its call does otherwise with a batch of {size}")
 
@@ -134,9 +134,9 @@ def _described(operation: keras.Operation) -> Any:
         return type(operation)
 
 
-def _are_same(one: list[str] | None, size: int, other: list[str], other_size: int) -> bool:
+def _are_same(one: list[str] | None, size: int, other: list[str] | None, other_size: int) -> bool:
     """Whether two outlines differ in nothing but numbers that grow with the batch size."""
-    if one is None:
+    if one is None or other is None:
         return True
     parts, other_parts = (re.split(r"(\d+)", "\n".join(each)) for each in (one, other))
     return len(parts) == len(other_parts) and all(
