@@ -33,6 +33,7 @@ from keras import layers, ops
 from kito.api import optimize
 from kito.definition import Rule
 from kito.graph.keras_internals import (
+    LayerScale,
     calls_in_order,
     is_graph_class,
     number_of_calls,
@@ -42,6 +43,7 @@ from kito.graph.layer import to_numpy
 from kito.random_layers import (
     CHANNELS,
     CONVOLUTIONS,
+    GLOBAL_POOLING,
     LINEAR,
     POOLING,
     RESIZING,
@@ -231,27 +233,80 @@ def padded_step(draw: DrawFn, x: Tensor, tensors: Tensors) -> Tensors:
     rank = len(x.shape) - 2
     if not rank:
         return layer_step(draw, x, tensors)
+    pools = rank in POOLING and rarely(draw, 3)
+    if pools and draw(st.booleans()):
+        x = layers.ReLU()(x)
     sides = draw(st.sampled_from((1, (0, 1), (1, 0), 2)))
     padding = RESIZING[rank][0](sides if rank == 1 or isinstance(sides, int) else (sides,) * rank)
     x = padding(x)
     if rarely(draw, 4):
         x = RESIZING[rank][0](1)(x)
-    if rank in POOLING and rarely(draw, 4):
-        return [POOLING[rank][0](2, strides=draw(st.integers(1, 2)))(layers.ReLU()(x))]
     size = 2 if 2 in x.shape[1:-1] else 3
+    if pools:
+        return [POOLING[rank][0](size, strides=draw(st.integers(1, 2)))(x)]
     conv = CONVOLUTIONS[rank](draw(st.integers(1, 4)), size, strides=draw(st.integers(1, 2)))
     return [conv(x)]
 
 
 def affine_step(draw: DrawFn, x: Tensor, tensors: Tensors) -> Tensors:
     """A scale and shift, something that may let it pass, and a linear layer."""
-    x = affine(draw, x)(x)
+    x = (layers.LayerNormalization() if rarely(draw, 4) else affine(draw, x))(x)
     passing = (activation, noise, global_pooling, pooling, resizing, reshaping)
     if len(x.shape) in (3, 4) and draw(st.booleans()):
         x = draw(st.sampled_from(passing))(draw, x)(x)
     if rarely(draw, 3):
         x = affine(draw, x)(x)
     return [draw(st.sampled_from(LINEAR[len(x.shape) - 2]))(draw, x)(x)]
+
+
+def moved_step(draw: DrawFn, x: Tensor, tensors: Tensors) -> Tensors:
+    """A linear layer, something that moves what it gives, and a normalization."""
+    x = draw(st.sampled_from(LINEAR[len(x.shape) - 2]))(draw, x)(x)
+    moving = [reshaping]
+    if rank := len(x.shape) - 2:
+        moving += [global_pooling, resizing]
+        moving += [pooling] if rank in POOLING else []
+    for _ in range(draw(st.integers(1, 2))):
+        x = draw(st.sampled_from(moving if len(x.shape) - 2 == rank else [reshaping]))(draw, x)(x)
+    return [normalization(draw, x)(x)]
+
+
+def joined_step(draw: DrawFn, x: Tensor, tensors: Tensors) -> Tensors:
+    """Linear layers of two tensors, or of one, whose outputs one normalization treats together."""
+    rank = len(x.shape) - 2
+    ends = []
+    for start in (x, alike(draw, x, tensors)):
+        if rank and draw(st.booleans()):
+            linear = CONVOLUTIONS[rank](draw(st.sampled_from(CHANNELS)), 3, padding="same")
+        else:
+            linear = layers.Dense(draw(st.sampled_from(CHANNELS)), activation=inner(draw))
+        ends.append(linear(start))
+    joined = layers.Concatenate()(ends)
+    return [normalization(draw, joined)(joined)]
+
+
+def einsum_step(draw: DrawFn, x: Tensor, tensors: Tensors) -> Tensors:
+    """A Dense layer written as a sum of products, as of attention's heads, and a normalization."""
+    axes = draw(st.sampled_from(("y", "hy") if len(x.shape) - 2 in (0, 1) else ("y",)))
+    shape = [draw(st.sampled_from(CHANNELS)) for _ in axes]
+    bias = draw(st.sampled_from((None, "y")))
+    x = layers.EinsumDense(f"...x,x{axes}->...{axes}", shape, bias_axes=bias)(x)
+    return [normalization(draw, x)(x)]
+
+
+def scaled_step(draw: DrawFn, x: Tensor, tensors: Tensors) -> Tensors:
+    """A branch that keeps the shape and ends with a scale of each channel, as ConvNeXt has it."""
+    return [x + LayerScale(1.0, x.shape[-1])(layers.Dense(x.shape[-1])(x))]
+
+
+def squeezed_step(draw: DrawFn, x: Tensor, tensors: Tensors) -> Tensors:
+    """A factor for each channel, computed of its mean, as in a squeeze and excitation."""
+    rank, channels = len(x.shape) - 2, x.shape[-1]
+    if not rank:
+        return layer_step(draw, x, tensors)
+    squeezed = GLOBAL_POOLING[rank][draw(st.integers(0, 1))]()(x)
+    squeezed = layers.Reshape((*[1] * rank, channels))(squeezed)
+    return [layers.Multiply()([x, layers.Dense(channels, activation="sigmoid")(squeezed)])]
 
 
 def shared_linear_step(draw: DrawFn, x: Tensor, tensors: Tensors) -> Tensors:
@@ -339,6 +394,11 @@ STEPS = (
     branches_step,
     padded_step,
     affine_step,
+    moved_step,
+    joined_step,
+    einsum_step,
+    scaled_step,
+    squeezed_step,
     shared_linear_step,
     shared_norm_step,
     nested_step,
