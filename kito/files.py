@@ -100,18 +100,20 @@ def check_output_path(path: FilePath, force: bool) -> None:
 
 
 def save_model(model: keras.Model, path: FilePath, force: bool = False) -> None:
-    """Write a model as a `.keras` file: whole, or not at all.
+    """Write a model as a `.keras` file: whole and such that Keras loads it again, or not at all.
 
     Args:
         force: replace an existing file, which stays as it is until the new one is complete.
 
     Raises:
-        InputError: the file can't be written; the message says why and what to do.
+        InputError: the file can't be written, or not be loaded; the message says why and what to
+            do.
     """
     check_output_path(path, force)
     try:
         with whole_file(path) as unfinished:
             keras.saving.save_model(model, unfinished)
+            _check_loads(unfinished)
     except InputError:
         raise
     except Exception as error:
@@ -177,12 +179,25 @@ def _suggestion(name: str) -> str:
     return " Give a `.keras` or `.h5` file, or a name such as 'MobileNetV2'."
 
 
-def _load_file(name: str, contents: Contents, unsafe: bool) -> keras.Model:
-    """The model, compiled if that is possible.
+def _check_loads(name: str) -> None:
+    """Refuse a file that Keras wrote, and can't load.
 
     Raises:
-        InputError: Keras can't load it, compiled or not.
+        InputError: it can't.
     """
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            _loader(name, read(name), unsafe=True)(False)
+    except Exception as error:
+        raise InputError(
+            f"Keras can save the result, but not load it again: {_short(error)}. Nothing is "
+            "written. What `kito.optimize` gives in Python can be used and exported."
+        ) from error
+
+
+def _loader(name: str, contents: Contents, unsafe: bool) -> Callable[[bool], Any]:
+    """Lets Keras load a file, compiled or not, in bounded memory and time."""
     numbers = contents.count_numbers()
     calls = count_calls(contents.configs[0])
 
@@ -192,11 +207,21 @@ def _load_file(name: str, contents: Contents, unsafe: bool) -> keras.Model:
         with bounded_variables(name, numbers), attempts, recursion(calls):
             return keras.saving.load_model(name, compile=compiled, safe_mode=not unsafe)
 
+    return load
+
+
+def _load_file(name: str, contents: Contents, unsafe: bool) -> keras.Model:
+    """The model, compiled if that is possible.
+
+    Raises:
+        InputError: Keras can't load it, compiled or not.
+    """
+    load = _loader(name, contents, unsafe)
     try:
-        model = load(compiled=True)
+        model = load(True)
     except Exception as error:
         try:
-            model = load(compiled=False)
+            model = load(False)
         except InputError:
             raise
         except Exception as other:

@@ -361,6 +361,23 @@ def test_a_failure_leaves_the_old_file_alone(monkeypatch, raised, expected, when
     assert pathlib.Path("m.keras").read_text() == "old"
 
 
+def test_a_file_that_keras_could_not_load_is_not_written():
+    @keras.saving.register_keras_serializable("test_files")
+    class Forgetful(layers.Layer):
+        def __init__(self, size, **options):
+            super().__init__(**options)
+
+        def get_config(self):
+            return super().get_config()
+
+    pathlib.Path("m.keras").write_text("old")
+    model = keras.Sequential([keras.Input((3,)), Forgetful(2)])
+    with pytest.raises(InputError, match=r"can save the result, but not load it again: .*'size'"):
+        save_model(model, "m.keras", force=True)
+    assert os.listdir() == ["m.keras"]
+    assert pathlib.Path("m.keras").read_text() == "old"
+
+
 @pytest.mark.parametrize("suffix", [".keras", ".h5"])
 def test_infinite_weights_are_told(suffix):
     model = small()

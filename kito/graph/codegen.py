@@ -111,12 +111,19 @@ class _Builder:
     def same_class(self, graph: Graph) -> keras.Model | None:
         """A copy of a model that has a class of its own, if no rule touched it.
 
-        Such a class may save what its layers can't.
+        Such a class may save what its layers can't. What is written in Python becomes a Functional
+        model all the same, if that can be saved.
         """
-        if type(graph.source) in (Functional, keras.Sequential) or self.has_rewrites(graph):
+        plain = type(graph.source) in (Functional, keras.Sequential)
+        written = not is_graph_class(type(graph.source))
+        if plain or self.has_rewrites(graph) or (written and not graph.frozen):
             return None
         try:
             model = copy_structure(graph.source)
+            if not model.built:
+                with no_initializers(model):
+                    model.build_from_config(graph.source.get_build_config())
+                model.built = True  # as Keras does after it
             copy_state(graph.source, model)
         except Exception:
             return None
@@ -193,7 +200,7 @@ class _Builder:
         """Whether the source's layer is copied as it is: a layer that no rule touched."""
         return (
             isinstance(layer.source, keras.Layer)
-            and not is_graph_class(layer.cls)
+            and not (is_graph_class(layer.cls) and layer.graph is not None)
             and not self.is_rewritten(layer)
         )
 

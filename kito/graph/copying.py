@@ -7,6 +7,7 @@ little. A copy is therefore compared with the original, and refused if it is not
 from __future__ import annotations
 
 import contextlib
+import json
 import tempfile
 import warnings
 from collections.abc import Iterator
@@ -20,6 +21,7 @@ import numpy as np
 
 from kito.graph.keras_internals import (
     complete_config,
+    no_initializers,
     own_attributes,
     patched_methods,
     sublayers,
@@ -51,7 +53,22 @@ def can_load(operation: keras.Operation) -> bool:
     registered = keras.saving.get_registered_name(cls)
     known = keras.saving.get_registered_object(registered) is cls
     # From these packages Keras imports also what is not registered.
-    return (known or cls.__module__.startswith("keras_hub.")) and can_copy(operation)
+    return (known or cls.__module__.startswith("keras_hub.")) and _can_rebuild(operation)
+
+
+def _can_rebuild(layer: keras.Layer) -> bool:
+    """Whether Keras makes and builds the layer of what a file says of it: there, shapes are lists,
+    which a `build` that gets tuples of the layer around it need not expect.
+    """
+    try:
+        copy = copy_structure(layer)
+        config = json.loads(json.dumps(layer.get_build_config()))
+        if config and not copy.built:
+            with no_initializers(copy):
+                copy.build_from_config(config)
+    except Exception:
+        return False
+    return True
 
 
 def names_activations(layer: keras.Layer) -> bool:

@@ -1,4 +1,7 @@
-"""Is a trace what its layer computes? Asked only where the result is made of the trace.
+"""May the calls inside a layer or model take its place? Asked only where the result has them.
+
+A trace must be what its layer computes, and what has a class of its own may be saved where its
+parts can't.
 
 To find out costs more than to record the trace, and most composites, such as those of networks of
 text, are copied as they are, for no rule applies in them. So rules are applied as if every trace
@@ -17,15 +20,19 @@ from functools import cache
 import keras
 
 from kito.graph.copying import can_copy, can_load
-from kito.graph.faithful import Opened, check_faithful, lifted, opened_graphs
+from kito.graph.faithful import Opened, check_faithful, opened_graphs
 from kito.graph.ir import Graph, walk
+from kito.graph.keras_internals import Functional
 from kito.graph.layer import Layer
 from kito.graph.record import UntraceableError
 from kito.graph.sizes import check_sizes
 
 
 def unfaithful(graph: Graph) -> dict[keras.Layer, UntraceableError]:
-    """The composites in which a rule was applied, and whose traces are not what they compute.
+    """What a rule was applied in, though the calls inside can't take its place.
+
+    These are composites whose traces are not what they compute, and models of a class of their own,
+    or composites, that can be saved and loaded, which their parts can't.
 
     Args:
         graph: that of the model, after its rewrites.
@@ -36,7 +43,7 @@ def unfaithful(graph: Graph) -> dict[keras.Layer, UntraceableError]:
 
     @cache
     def is_rewritten(graph: Graph) -> bool:
-        inside = (node.layer.graph for node in lifted(graph).nodes)
+        inside = (node.layer.graph for node in graph)
         return graph.rewritten or any(is_rewritten(each) for each in inside if each is not None)
 
     def opened(layer: Layer) -> bool:
@@ -45,15 +52,17 @@ def unfaithful(graph: Graph) -> dict[keras.Layer, UntraceableError]:
     found: dict[keras.Layer, UntraceableError] = {}
     believed: set[Graph] = set()
     for _, nested in walk(graph):
-        if nested.trace is None or not is_rewritten(nested):
+        source = nested.source if nested.trace is None else nested.trace.source
+        if type(source) in (Functional, keras.Sequential) or not is_rewritten(nested):
             continue
         try:
-            check_sizes(nested.trace)
-            _check_loadable(nested, opened)
-            if nested not in believed:
-                believed.update(_check(nested, opened))
+            _check_loadable(source, nested, opened)
+            if nested.trace is not None:
+                check_sizes(nested.trace)
+                if nested not in believed:
+                    believed.update(_check(nested, opened))
         except UntraceableError as error:
-            found[nested.trace.source] = error
+            found[source] = error
     return found
 
 
@@ -68,7 +77,7 @@ def check_copied(graph: Graph) -> Iterator[Graph]:
     """
     assert graph.trace is not None
     check_sizes(graph.trace)
-    _check_loadable(graph, _is_run)
+    _check_loadable(graph.trace.source, graph, _is_run)
     return _check(graph, _is_run)
 
 
@@ -103,25 +112,23 @@ def _check(graph: Graph, opened: Opened) -> Iterator[Graph]:
     raise reason
 
 
-def _check_loadable(graph: Graph, opened: Opened) -> None:
-    """What a composite holds must not be harder to save and load than the composite was.
+def _check_loadable(source: keras.Layer, graph: Graph, opened: Opened) -> None:
+    """What a composite or a model holds must not be harder to save and load than itself.
 
     Raises:
-        UntraceableError: Keras can load the composite, but not a layer inside it on its own.
+        UntraceableError: Keras can load it, but not a layer inside it on its own.
     """
-    assert graph.trace is not None
     for part in dict.fromkeys(_parts(graph, opened)):
-        if not can_load(part.source) and can_load(graph.trace.source):
+        if not can_load(part.source) and can_load(source):
             raise UntraceableError(
-                f"Keras can load it, but not the {part.cls.__name__} inside it on its own: is that "
-                "registered, with a complete `get_config`?"
+                f"Keras can load the {type(source).__name__}, but not the {part.cls.__name__} "
+                "inside it on its own: is that registered, with a complete `get_config`?"
             )
 
 
 def _parts(graph: Graph, opened: Opened) -> Iterator[Layer]:
     """The layers of which the result has copies, or has if those around them can't be copied."""
-    for node in lifted(graph).nodes:
-        layer = node.layer
+    for layer in (node.layer for node in graph if not node.layer.is_new):
         if layer.graph is not None:
             yield from _parts(layer.graph, opened)
         if layer.graph is None or (not opened(layer) and can_copy(layer.source)):

@@ -135,7 +135,7 @@ class Graph:
         output_ids: the calls that compute these.
         rewritten: whether a rule changed something here.
         source: the model that the graph was lifted from.
-        shapes_are_right: whether the shapes that Keras shows are those of the tensors.
+        frozen: whether nothing here may be rewritten.
         trace: how it was recorded, if it is the record of the calls of a layer or model that is
             written in Python.
         lifted: its calls before any rule was applied, if a trace is among the graphs of the model.
@@ -151,7 +151,7 @@ class Graph:
         self.outputs = []
         self.rewritten = False
         self.source: Any = None
-        self.shapes_are_right = True
+        self.frozen = False
         self.trace: Trace | None = None
         self.lifted: Calls | None = None
         self.dag = nx.MultiDiGraph()

@@ -63,14 +63,14 @@ def lift(
     check_model(model)
     report = Report() if report is None else report
     lifter = _Lifter(anchors, report, whole)
+    if model in whole:
+        return lifter.frozen(model, str(whole[model]))
     graph = lifter.graph(model) if is_graph_model(model) else lifter.subclassed(model)
     try:
         lifter.expand(graph)
     except WrongShapeError:
         # What follows has wrong shapes too, and can be run, but not rebuilt otherwise.
-        graph = lift(model)
-        graph.shapes_are_right = False
-        report.notes.append("nothing is rewritten, because shapes of the model are wrong")
+        return lifter.frozen(model, "shapes of the model are wrong")
     if any(nested.trace is not None for _, nested in walk(graph)):
         remember(graph)
     return graph
@@ -161,10 +161,17 @@ class _Lifter:
         graph.verify()
         return graph
 
+    def frozen(self, model: keras.Model, reason: str) -> Graph:
+        """The graph of a model in which nothing can be rewritten."""
+        self._report.notes.append(f"nothing is rewritten: {reason}")
+        graph = lift(model)
+        graph.frozen = True
+        return graph
+
     def layer(self, operation: keras.Operation) -> Layer:
         if id(operation) not in self._layers:
             graph = None
-            if is_graph_model(operation):
+            if is_graph_model(operation) and operation not in self._whole:
                 graph = self.graph(operation)
             elif type(operation) is keras.layers.TimeDistributed:
                 graph = self.layer(operation.layer).graph
@@ -271,6 +278,7 @@ class _Lifter:
                 remember(graph)
                 check_alone(graph)
                 graph.trace = None  # which is all that there is to know
+                graph.source = model
                 leaves = keras.tree.flatten(graph.inputs)
                 graph.inputs = keras.tree.pack_sequence_as(inputs, leaves)
                 _name_inputs(graph, model)

@@ -112,7 +112,7 @@ class _Rewriter:
         self.applied: list[_Done] = []
 
     def run(self) -> None:
-        if not self.graphs[0].shapes_are_right:
+        if self.graphs[0].frozen:
             return
         early = [rule for rule in self.all_rules if not rule.late]
         self.to_fixed_point(early)

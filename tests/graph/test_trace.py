@@ -865,7 +865,7 @@ class SwishBlock(Block):
 
 def test_declines_to_lay_open_what_can_not_be_loaded(tmp_path):
     model = around(SwishBlock(name="block"))
-    fast = kept_whole(model, "Keras can load it, but not the Swish inside it")
+    fast = kept_whole(model, "Keras can load the SwishBlock, but not the Swish inside it")
     fast.save(tmp_path / "fast.keras")
     check_equivalent(model, keras.saving.load_model(tmp_path / "fast.keras"))
 
@@ -884,7 +884,7 @@ class NamelessBlock(Block):
 
 def test_declines_to_lay_open_an_activation_without_a_name(tmp_path):
     model = around(NamelessBlock(name="block"))
-    fast = kept_whole(model, "Keras can load it, but not the Activation inside it")
+    fast = kept_whole(model, "Keras can load the NamelessBlock, but not the Activation inside it")
     assert fast.get_layer("block") is not model.get_layer("block")
     check_equivalent(fast, saved_and_loaded(fast, tmp_path))
 
@@ -894,6 +894,93 @@ def test_lays_open_a_block_that_can_not_be_loaded_either():
         pass
 
     check_rewrites(around(Unregistered()), FOLDS, times=1)
+
+
+@keras.saving.register_keras_serializable("test_trace")
+class SwishNetwork(keras.Model):
+    """A Functional model with a class of its own, which saves what it was made of."""
+
+    def __init__(self, units=4, **options):
+        inputs = keras.Input(SHAPE)
+        x = BatchNormalization()(Conv2D(units, 3)(inputs))
+        super().__init__(inputs, Swish(name="swish")(x), **options)
+        self.units = units
+
+    def get_config(self):
+        return {"units": self.units, "name": self.name}
+
+    @classmethod
+    def from_config(cls, config):
+        return cls(**config)
+
+
+@keras.saving.register_keras_serializable("test_trace")
+class WrittenSwish(keras.Model):
+    def __init__(self, **options):
+        super().__init__(**options)
+        self.conv, self.bn, self.swish = Conv2D(4, 3), BatchNormalization(), Swish()
+
+    def call(self, x):
+        return self.swish(self.bn(self.conv(x)))
+
+
+@pytest.mark.parametrize("cls", [SwishNetwork, WrittenSwish])
+def test_declines_to_take_apart_a_model_whose_layers_can_not_be_loaded(cls, tmp_path):
+    model = cls()
+    data = np.random.default_rng(0).normal(size=(2, *SHAPE)).astype("float32")
+    model(data)
+    fast = kept_whole(model, f"Keras can load the {cls.__name__}, but not the Swish inside")
+    assert type(fast) is cls
+    loaded = saved_and_loaded(fast, tmp_path)
+    assert np.array_equal(loaded.predict_on_batch(data), model.predict_on_batch(data))
+
+
+@keras.saving.register_keras_serializable("test_trace")
+class Tupled(layers.Layer):
+    """Its `build` takes tuples only; in a file, shapes are lists."""
+
+    def build(self, shape):
+        self.scale = self.add_weight(shape=shape[1:-1] + (1,))  # noqa: RUF005
+
+    def call(self, x):
+        return x * self.scale
+
+
+@keras.saving.register_keras_serializable("test_trace")
+class TupledBlock(Block):
+    def __init__(self, filters=4, **options):
+        super().__init__(filters, **options)
+        self.tupled = Tupled()
+
+    def build(self, shape):
+        super().build(shape)
+        self.tupled.build(tuple(shape))
+
+    def call(self, x):
+        return self.tupled(super().call(x))
+
+
+def test_declines_to_lay_open_what_is_built_of_tuples_only(tmp_path):
+    model = around(TupledBlock(name="block"))
+    fast = kept_whole(model, "Keras can load the TupledBlock, but not the Tupled inside it")
+    check_equivalent(model, saved_and_loaded(fast, tmp_path))
+
+
+def test_a_nested_model_whose_layers_can_not_be_loaded_is_kept_alone(tmp_path):
+    inputs = keras.Input(SHAPE)
+    x = BatchNormalization()(Conv2D(3, 3, padding="same")(inputs))
+    model = keras.Model(inputs, SwishNetwork(name="network")(x))
+    fast = check_rewrites(model, FOLDS, times=1)
+    assert type(fast.get_layer("network")) is SwishNetwork
+    assert fast.get_layer("network") is not model.get_layer("network")
+    check_equivalent(model, saved_and_loaded(fast, tmp_path))
+
+
+def test_a_model_of_which_nothing_can_be_loaded_is_taken_apart():
+    class Unregistered(SwishNetwork):
+        pass
+
+    check_rewrites(Unregistered(), FOLDS, times=1)
 
 
 def test_an_unfaithful_block_inside_a_faithful_one():
