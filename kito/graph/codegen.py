@@ -15,7 +15,7 @@ from typing import Any
 import keras
 
 from kito.errors import GraphError, first_line
-from kito.graph.copying import copy_state, copy_structure, policy_of
+from kito.graph.copying import copy_and_call, copy_layer
 from kito.graph.doubt import check_copied
 from kito.graph.ir import Graph, Node, Ref, Tensor, walk
 from kito.graph.keras_internals import (
@@ -104,8 +104,8 @@ class _Builder:
     def model(self, graph: Graph) -> keras.Model:
         """The model of a graph; layers that have one graph share one model."""
         if id(graph) not in self.models:
-            copy = self.same_class(graph)
-            self.models[id(graph)] = self.new_model(graph) if copy is None else copy
+            same = self.same_class(graph)
+            self.models[id(graph)] = self.new_model(graph) if same is None else same
         return self.models[id(graph)]
 
     def same_class(self, graph: Graph) -> keras.Model | None:
@@ -119,12 +119,7 @@ class _Builder:
         if plain or self.has_rewrites(graph) or (written and not graph.frozen):
             return None
         try:
-            model = copy_structure(graph.source)
-            if not model.built:
-                with no_initializers(model):
-                    model.build_from_config(graph.source.get_build_config())
-                model.built = True  # as Keras does after it
-            copy_state(graph.source, model)
+            model = copy_layer(graph.source)
         except Exception:
             return None
         if hasattr(graph.source, "output_names"):
@@ -220,19 +215,16 @@ class _Builder:
     def copy(self, layer: Layer, args: Any, kwargs: Any) -> Any:
         """Copy a layer of the source, call it, which builds it, and give it its weights."""
         try:
-            self.built[layer] = copy_structure(layer.source)
-            self.built[layer].name = layer.name  # a rule may have left it in another's place
-            with no_initializers(self.built[layer]), policy_of(layer.source):
-                outputs = self.built[layer](*args, **kwargs)
-            copy_state(layer.source, self.built[layer])
-            return outputs
+            # A rule may have left it in another's place, which has the name.
+            copy, outputs = copy_and_call(layer.source, args, kwargs, layer.name)
         except Exception as error:
-            self.built.pop(layer, None)
             if self.can_unfold(layer):  # what it calls may be copied where it can't be
                 self.unfolded.add(layer)
                 return self.unfold(layer, args, kwargs)
             self.share(layer, error)
             return self.built[layer](*args, **kwargs)
+        self.built[layer] = copy
+        return outputs
 
     def share(self, layer: Layer, error: Exception) -> None:
         """Use the source's own layer: it works, but is not a copy."""
@@ -272,12 +264,8 @@ class _Builder:
             self.built[layer] = self.make(layer, graph.producer(node.refs[0]).output.shape)
             return
         try:
-            copy = copy_structure(layer.source)
-            copy.name = layer.name
-            with no_initializers(copy), policy_of(layer.source):
-                copy.build_from_config(layer.source.get_build_config())
-            copy_state(layer.source, copy)
-            self.built[layer] = copy
+            self.built[layer] = copy_layer(layer.source)
+            self.built[layer].name = layer.name
         except Exception as error:
             self.share(layer, error)
 

@@ -61,11 +61,7 @@ def _can_rebuild(layer: keras.Layer) -> bool:
     which a `build` that gets tuples of the layer around it need not expect.
     """
     try:
-        copy = copy_structure(layer)
-        config = json.loads(json.dumps(layer.get_build_config()))
-        if config and not copy.built:
-            with no_initializers(copy):
-                copy.build_from_config(config)
+        build(copy_structure(layer), json.loads(json.dumps(layer.get_build_config())))
     except Exception:
         return False
     return True
@@ -119,6 +115,43 @@ def copy_structure(layer: keras.Layer) -> keras.Layer:
     copy.dtype_policy = layer.dtype_policy
     copy.name = layer.name
     return copy
+
+
+def copy_layer(layer: keras.Layer) -> keras.Layer:
+    """A second layer that is built and has the state of the first.
+
+    Raises:
+        Exception: whatever the class raises, or Keras.
+        CannotCopyError: the copy would be another layer.
+    """
+    copy = copy_structure(layer)
+    build(copy, layer.get_build_config())
+    copy_state(layer, copy)
+    return copy
+
+
+def copy_and_call(
+    layer: keras.Layer, args: Any, kwargs: Any, name: str | None = None
+) -> tuple[keras.Layer, Any]:
+    """A second layer that has the state of the first and is built by its first call, and what that
+    gives.
+
+    Raises: what `copy_layer` raises.
+    """
+    copy = copy_structure(layer)
+    copy.name = name or layer.name
+    with no_initializers(copy), policy_of(layer):
+        outputs = copy(*args, **kwargs)
+    copy_state(layer, copy)
+    return copy, outputs
+
+
+def build(layer: keras.Layer, config: Any) -> None:
+    """Build a layer of what `get_build_config` gives, as Keras does when it loads one."""
+    if config and not layer.built:
+        with no_initializers(layer), policy_of(layer):
+            layer.build_from_config(config)
+        layer.built = True
 
 
 @contextlib.contextmanager

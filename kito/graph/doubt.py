@@ -19,13 +19,16 @@ from functools import cache
 
 import keras
 
-from kito.graph.copying import can_copy, can_load
+from kito.graph.copying import can_load, copy_and_call, copy_layer
 from kito.graph.faithful import Opened, check_faithful, opened_graphs
-from kito.graph.ir import Graph, walk
+from kito.graph.ir import Graph, Tensor, walk
 from kito.graph.keras_internals import Functional
 from kito.graph.layer import Layer
 from kito.graph.record import UntraceableError
 from kito.graph.sizes import check_sizes
+
+# What holds layers and has no more to save than they have.
+CONTAINERS = (Functional, keras.Sequential, keras.layers.TimeDistributed)
 
 
 def unfaithful(graph: Graph) -> dict[keras.Layer, UntraceableError]:
@@ -53,7 +56,7 @@ def unfaithful(graph: Graph) -> dict[keras.Layer, UntraceableError]:
     believed: set[Graph] = set()
     for _, nested in walk(graph):
         source = nested.source if nested.trace is None else nested.trace.source
-        if type(source) in (Functional, keras.Sequential) or not is_rewritten(nested):
+        if type(source) in CONTAINERS or not is_rewritten(nested):
             continue
         try:
             _check_loadable(source, nested, opened)
@@ -127,9 +130,32 @@ def _check_loadable(source: keras.Layer, graph: Graph, opened: Opened) -> None:
 
 
 def _parts(graph: Graph, opened: Opened) -> Iterator[Layer]:
-    """The layers of which the result has copies, or has if those around them can't be copied."""
+    """The layers of which the result has copies: not those that a rule made, nor those of which
+    the calls inside take the place, because a rule was applied there or Keras can't copy them.
+    """
     for layer in (node.layer for node in graph if not node.layer.is_new):
-        if layer.graph is not None:
-            yield from _parts(layer.graph, opened)
-        if layer.graph is None or (not opened(layer) and can_copy(layer.source)):
+        if layer.graph is None:
             yield layer
+        elif layer.cls in CONTAINERS or opened(layer) or not _is_copied(layer):
+            yield from _parts(layer.graph, opened)
+        else:
+            yield layer
+
+
+def _is_copied(layer: Layer) -> bool:
+    assert layer.graph is not None
+    trace = layer.graph.trace
+    try:
+        if trace is None:
+            copy_layer(layer.source)
+        else:
+            args, kwargs = keras.tree.map_structure(
+                lambda leaf: (
+                    keras.KerasTensor(leaf.shape, leaf.dtype) if isinstance(leaf, Tensor) else leaf
+                ),
+                (trace.args, trace.kwargs),
+            )
+            copy_and_call(layer.source, args, kwargs)
+    except Exception:
+        return False
+    return True

@@ -756,6 +756,9 @@ class GatedNet(keras.Model):
         super().__init__(inputs, Gate(units, name="gate")(Conv2D(units, 3)(inputs)), **options)
         self.units = units
 
+    def last(self):
+        return Swish(name="last")
+
     def get_config(self):
         return {"units": self.units, "name": self.name}
 
@@ -902,9 +905,12 @@ class SwishNetwork(keras.Model):
 
     def __init__(self, units=4, **options):
         inputs = keras.Input(SHAPE)
-        x = BatchNormalization()(Conv2D(units, 3)(inputs))
-        super().__init__(inputs, Swish(name="swish")(x), **options)
+        x = BatchNormalization()(Conv2D(units, 3, padding="same")(inputs))
+        super().__init__(inputs, self.last()(x), **options)
         self.units = units
+
+    def last(self):
+        return Swish(name="last")
 
     def get_config(self):
         return {"units": self.units, "name": self.name}
@@ -974,6 +980,34 @@ def test_a_nested_model_whose_layers_can_not_be_loaded_is_kept_alone(tmp_path):
     assert type(fast.get_layer("network")) is SwishNetwork
     assert fast.get_layer("network") is not model.get_layer("network")
     check_equivalent(model, saved_and_loaded(fast, tmp_path))
+
+
+@keras.saving.register_keras_serializable("test_trace")
+class Halved(Block):
+    """Its configuration lacks the factor, its `build` takes tuples, and no rule applies to it."""
+
+    def __init__(self, filters=4, factor=1.0, **options):
+        super().__init__(filters, **options)
+        self.factor = factor
+
+    def build(self, shape):
+        super().build(shape[:-1] + (self.filters,))  # noqa: RUF005
+
+    def call(self, x):
+        return self.bn(ops.relu(self.conv(x))) * self.factor
+
+
+@keras.saving.register_keras_serializable("test_trace")
+class HalvedNetwork(SwishNetwork):
+    def last(self):
+        return Halved(factor=0.5, name="last")
+
+
+def test_what_can_not_be_copied_need_not_be_loaded(tmp_path):
+    """What stands inside takes its place."""
+    fast = check_rewrites(HalvedNetwork(), FOLDS, times=1)
+    assert type(fast.get_layer("last")) is type(fast)
+    check_equivalent(fast, saved_and_loaded(fast, tmp_path))
 
 
 def test_a_model_of_which_nothing_can_be_loaded_is_taken_apart():
