@@ -285,6 +285,51 @@ def test_training_true_is_kept():
     assert fast.count_params() == model.count_params()
 
 
+def words_into(model):
+    """A model that hands another one words, of which some are masked."""
+    words = keras.Input((6,), dtype="int32")
+    return keras.Model(words, model(layers.Embedding(5, 3, mask_zero=True)(words)))
+
+
+@pytest.mark.filterwarnings("ignore:.*destroy the mask information:UserWarning")
+@pytest.mark.parametrize("depth", [1, 2])
+def test_a_mask_that_comes_into_a_nested_model(depth):
+    """Keras does not show it there: what would end it, or not end it any more, is left alone."""
+    inputs = keras.Input((6, 3))
+    nested = keras.Model(inputs, layers.LSTM(2)(Dense(3)(inputs * 2.0)))
+    for _ in range(depth - 1):
+        x = keras.Input((6, 3))
+        nested = keras.Model(x, nested(x))
+    check_declines(words_into(nested), ["affine_linear"], reason="a mask runs through multiply")
+
+
+@pytest.mark.filterwarnings("ignore:.*destroy the mask information:UserWarning")
+def test_what_a_mask_runs_through_in_a_nested_model_is_folded():
+    inputs = keras.Input((6, 3))
+    nested = keras.Model(inputs, layers.LSTM(2)(BatchNormalization()(Dense(3)(inputs))))
+    check_rewrites(words_into(nested), FOLDS, times=1)
+
+
+class Block(layers.Layer):
+    """A mask ends here, and not in the layers inside."""
+
+    def __init__(self, **options):
+        super().__init__(**options)
+        self.dense, self.bn = Dense(3), BatchNormalization()
+
+    def call(self, x):
+        return self.bn(self.dense(x))
+
+
+@pytest.mark.filterwarnings("ignore:.*destroy the mask information:UserWarning")
+def test_a_block_in_a_nested_model_through_which_a_mask_may_run_is_kept_whole():
+    inputs = keras.Input((6, 3))
+    model = words_into(keras.Model(inputs, layers.LSTM(2)(Block()(inputs))))
+    check_equivalent(randomize(model), kito.optimize(model, FOLDS))
+    [note] = kito.explain(model, FOLDS).notes
+    assert "is kept whole: a mask runs through it" in note
+
+
 def test_a_mask_reaches_its_reader():
     inputs = keras.Input((6,), dtype="int32")
     x = layers.Embedding(5, 4, mask_zero=True)(inputs)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import keras
 
@@ -115,18 +115,36 @@ def check_result(site: Site) -> None:
     given = {ref for node in match.nodes for ref in node.refs if ref.node not in inside}
     for call in site.calls:
         _check_integers(site, call)
-    if not any(graph.tensor(ref).masked for ref in given):
-        return
-    passes = {node.layer.cls: node.output.masked for node in match.nodes}
-    through = all(
-        passes[layer.cls] if layer.cls in passes else supports_masking(layer)
-        for layer in site.layers
-    )
+    if graph.masked or any(graph.tensor(ref).masked for ref in given):
+        _check_mask(site)
+
+
+def _check_mask(site: Site) -> None:
+    """Whether a mask comes out of what a rule returned as it came out of the match.
+
+    Raises:
+        Decline: it does not, or what is masked would get another value.
+    """
+    graph, nodes = site.graph, site.match.nodes
+    hidden = graph.masked  # where it ends can't be seen then
+    passes = {} if hidden else {node.layer.cls: node.output.masked for node in nodes}
+
+    def all_pass(layers: Iterable[Layer]) -> bool:
+        return all(
+            passes[layer.cls] if layer.cls in passes else supports_masking(layer)
+            for layer in layers
+        )
+
+    # It gives zero where all that it reads is masked.
+    multiplies = any(layer.is_new and layer.cls is keras.layers.Multiply for layer in site.layers)
     for tail, result in site.pairs:
-        after = graph.tensor(result).masked if isinstance(result, Ref) else through
-        if after != tail.output.masked:
+        before = all_pass(node.layer for node in nodes) if hidden else tail.output.masked
+        after = all_pass(site.layers)
+        if isinstance(result, Ref):
+            after = hidden or graph.tensor(result).masked
+        if after != before or multiplies:
             raise Decline(
-                f"a mask runs through {match.head.layer.name}, and the rewrite would change it"
+                f"a mask runs through {site.match.head.layer.name}, and the rewrite would change it"
             )
 
 

@@ -136,6 +136,7 @@ class Graph:
         rewritten: whether a rule changed something here.
         source: the model that the graph was lifted from.
         frozen: whether nothing here may be rewritten.
+        masked: whether it gets tensors that have a mask, which Keras does not show inside.
         trace: how it was recorded, if it is the record of the calls of a layer or model that is
             written in Python.
         lifted: its calls before any rule was applied, if a trace is among the graphs of the model.
@@ -152,6 +153,7 @@ class Graph:
         self.rewritten = False
         self.source: Any = None
         self.frozen = False
+        self.masked = False
         self.trace: Trace | None = None
         self.lifted: Calls | None = None
         self.dag = nx.MultiDiGraph()

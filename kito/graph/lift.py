@@ -153,7 +153,9 @@ class _Lifter:
                 refs[id(tensor)] = Ref(node_id, index)
             args, kwargs = keras.tree.map_structure(to_ref, arguments(call))
             outputs = tuple(_tensor(tensor) for tensor in call.outputs)
-            graph.put(Node(node_id, self.layer(call.operation), args, kwargs, outputs))
+            node = Node(node_id, self.layer(call.operation), args, kwargs, outputs)
+            graph.put(node)
+            _mark_masked(graph, node)
         inputs, outputs = structures(model)
         graph.inputs = keras.tree.map_structure(to_ref, inputs)
         graph.outputs = keras.tree.map_structure(to_ref, outputs)
@@ -249,8 +251,10 @@ class _Lifter:
             raise UntraceableError(f"it is called in {len(calls)} different ways")
         (call,) = calls.values()
         leaves = keras.tree.flatten((call.args, call.kwargs))
-        if any(leaf.masked for leaf in leaves if isinstance(leaf, Tensor)) or any(
-            output.masked for _, node in sites for output in node.outputs
+        if (
+            any(leaf.masked for leaf in leaves if isinstance(leaf, Tensor))
+            or any(output.masked for _, node in sites for output in node.outputs)
+            or any(graph.masked for graph, _ in sites)
         ):
             raise UntraceableError("a mask runs through it")
         if "training" in call.kwargs:
@@ -290,6 +294,17 @@ class _Lifter:
             f"layers, and its `call` can't be traced: {reasons[-1]}. Rebuild it with the "
             "functional API, or optimize the models inside it."
         )
+
+
+def _mark_masked(graph: Graph, node: Node) -> None:
+    """Note in the graphs inside a layer that the call hands them a mask, if it does."""
+    inside = node.layer.graph
+    given = node.kwargs.get("mask") is not None or any(
+        graph.tensor(ref).masked for ref in node.refs
+    )
+    if inside is not None and given:
+        for _, nested in walk(inside):
+            nested.masked = True
 
 
 def _call(graph: Graph, node: Node) -> Trace:
