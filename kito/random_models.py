@@ -491,15 +491,18 @@ def check(model: keras.Model, rules: Sequence[str | Rule] | None = None) -> Repo
         hypothesis.reject()  # Keras infers a wrong shape, builds the model, and can't run it
     if not _is_as_inferred(model, before["outputs"]):
         hypothesis.reject()
+    # oneDNN gives other numbers each time, some not finite, for a Conv3D in bfloat16 whose window
+    # is larger than what it reads.
+    again = keras.tree.flatten(model.predict_on_batch(inputs))
+    if not all(map(_are_equal, keras.tree.flatten(before["outputs"]), again)):
+        hypothesis.reject()
     report = Report()
     fast = optimize(model, rules, strict=True, report=report)
     fast.run_eagerly = True
     for what, value in _state(model, inputs).items():
         keras.tree.assert_same_structure(before[what], value)
         pairs = zip(keras.tree.flatten(before[what]), keras.tree.flatten(value), strict=True)
-        assert all(np.array_equal(old, new, _is_float(old)) for old, new in pairs), (
-            f"the model's own {what} changed"
-        )
+        assert all(_are_equal(old, new) for old, new in pairs), f"the model's own {what} changed"
     try:
         check_equivalent(model, fast)
     except AssertionError:
@@ -552,8 +555,9 @@ def _more_precise(model: keras.Model, inputs: Any) -> keras.Model:
     return result
 
 
-def _is_float(value: Any) -> bool:
-    return np.asarray(value).dtype.kind == "f"
+def _are_equal(one: Any, other: Any) -> bool:
+    """Whether two arrays, or whatever a configuration holds, have the same entries; NaN is one."""
+    return np.array_equal(one, other, equal_nan=np.asarray(one).dtype.kind == "f")
 
 
 def _state(model: keras.Model, inputs: Any) -> dict[str, Any]:
@@ -588,6 +592,6 @@ def _lost_in_a_file(model: keras.Model, inputs: Any) -> Exception | None:
             return error
     # The structure is not compared: Keras loads tuples as lists.
     for one, other in zip(keras.tree.flatten(expected), keras.tree.flatten(actual), strict=True):
-        if one.dtype != other.dtype or not np.array_equal(one, other, _is_float(one)):
+        if one.dtype != other.dtype or not _are_equal(one, other):
             return AssertionError("the model gives other outputs once it is loaded from a file")
     return None
