@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import statistics
+
 from bench_rows import TABLE, Case, cases, ratio, share
 from machine import machines
 from rows import RESULTS, Row, read, table
@@ -19,6 +21,8 @@ HEADLINE = (
     "faster than Keras",
     "than the fastest",
 )
+# What counts as equally fast.
+EQUAL = 0.98
 IMAGES = 1000
 IMAGES_BATCH = "8"
 
@@ -74,6 +78,36 @@ def one_image(all_cases: list[Case]) -> str:
         "its engine by hand, ms",
         "faster than model.predict",
         "as a multiple of by hand",
+    )
+    return table(headings, lines)
+
+
+def same_engine(rows: list[Row]) -> str:
+    """What kito's model gains in each engine over the source in the same engine."""
+    timed = [row for row in rows if row["ms"] and row["exact"] == "yes"]
+    found = {(row["network"], row["batch"], row["way"], row["model"]): row for row in timed}
+    ratios: dict[str, list[tuple[float, str]]] = {}
+    for (network, batch, way, model), row in found.items():
+        source = found.get((network, batch, way, "source"))
+        if model == "kito" and source:
+            ratios.setdefault(way, []).append((ratio(source, row), f"{network}, {batch}"))
+    lines = []
+    for way, gains in ratios.items():
+        gains.sort()
+        (least, at_least), (most, at_most) = gains[0], gains[-1]
+        below = sum(gain < EQUAL for gain, _ in gains)
+        median = statistics.median(gain for gain, _ in gains)
+        figures = (f"{least:.2f} x", at_least, f"{median:.2f} x", f"{most:.2f} x", at_most)
+        lines.append([way, str(len(gains)), str(below), *figures])
+    headings = (
+        "engine",
+        "timed",
+        f"below {EQUAL}",
+        "least",
+        "network, batch",
+        "median",
+        "most",
+        "network, batch",
     )
     return table(headings, lines)
 
@@ -141,6 +175,7 @@ def page(rows: list[Row], *, plots: bool = True) -> str:
     for batch in batches:
         parts += [f"## Batches of {batch}", headline(all_cases, batch)]
     parts += ["## One image", one_image(all_cases)]
+    parts += ["## kito's model and the source in the same engine", same_engine(rows)]
     for batch in batches:
         these = [row for row in rows if row["batch"] == batch]
         parts += [f"## All ways, batches of {batch}", by_way(these, "ms")]
