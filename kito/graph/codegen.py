@@ -17,7 +17,7 @@ import keras
 from kito.errors import GraphError, first_line
 from kito.graph.copying import copy_and_call, copy_layer
 from kito.graph.doubt import check_copied
-from kito.graph.ir import Graph, Node, Ref, Tensor, walk
+from kito.graph.ir import Graph, Node, Ref, Tensor, rewritten_graphs, walk
 from kito.graph.keras_internals import (
     Functional,
     is_graph_class,
@@ -85,21 +85,14 @@ class _Builder:
         self.report = report
         self.built: dict[Layer, keras.Operation] = {}
         self.models: dict[int, keras.Model] = {}
-        self.rewritten: dict[Graph, bool] = {}
+        self.rewritten = rewritten_graphs(graph)
         # The layers that could not be copied, and the traces that stand for them.
         self.unfolded: set[Layer] = set()
         self.believed: set[Graph] = set()
 
     def is_rewritten(self, layer: Layer) -> bool:
         """Whether a rule made the layer, or changed something in its graph."""
-        return layer.is_new if layer.graph is None else self.has_rewrites(layer.graph)
-
-    def has_rewrites(self, graph: Graph) -> bool:
-        """Whether a rule changed something in the graph or a graph inside it."""
-        if graph not in self.rewritten:
-            inside = (node.layer.graph for node in graph if node.layer.graph is not None)
-            self.rewritten[graph] = graph.rewritten or any(map(self.has_rewrites, inside))
-        return self.rewritten[graph]
+        return layer.is_new if layer.graph is None else layer.graph in self.rewritten
 
     def model(self, graph: Graph) -> keras.Model:
         """The model of a graph; layers that have one graph share one model."""
@@ -116,7 +109,7 @@ class _Builder:
         """
         plain = type(graph.source) in (Functional, keras.Sequential)
         written = not is_graph_class(type(graph.source))
-        if plain or self.has_rewrites(graph) or (written and not graph.frozen):
+        if plain or graph in self.rewritten or (written and not graph.frozen):
             return None
         try:
             model = copy_layer(graph.source)

@@ -15,13 +15,12 @@ is it found out which of them is at fault.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from functools import cache
 
 import keras
 
 from kito.graph.copying import can_load, copy_and_call, copy_layer
 from kito.graph.faithful import Opened, check_faithful, opened_graphs
-from kito.graph.ir import Graph, Tensor, walk
+from kito.graph.ir import Graph, Tensor, rewritten_graphs, walk
 from kito.graph.keras_internals import Functional
 from kito.graph.layer import Layer
 from kito.graph.record import UntraceableError
@@ -43,20 +42,16 @@ def unfaithful(graph: Graph) -> dict[keras.Layer, UntraceableError]:
     Returns:
         What is wrong with each.
     """
-
-    @cache
-    def is_rewritten(graph: Graph) -> bool:
-        inside = (node.layer.graph for node in graph)
-        return graph.rewritten or any(is_rewritten(each) for each in inside if each is not None)
+    rewritten = rewritten_graphs(graph)
 
     def opened(layer: Layer) -> bool:
-        return layer.graph is not None and _is_run(layer) and is_rewritten(layer.graph)
+        return _is_run(layer) and layer.graph in rewritten
 
     found: dict[keras.Layer, UntraceableError] = {}
     believed: set[Graph] = set()
     for _, nested in walk(graph):
         source = nested.source if nested.trace is None else nested.trace.source
-        if type(source) in CONTAINERS or not is_rewritten(nested):
+        if type(source) in CONTAINERS or nested not in rewritten:
             continue
         try:
             _check_loadable(source, nested, opened)

@@ -300,3 +300,16 @@ def walk(graph: Graph) -> Iterator[tuple[tuple[str, ...], Graph]]:
         for layer in reversed(nested):
             assert layer.graph is not None
             stack.append(((*path, layer.name), layer.graph))
+
+
+def rewritten_graphs(graph: Graph) -> set[Graph]:
+    """The graphs, this one and those nested in it, that a rule changed, or a graph inside them."""
+    found: dict[Graph, bool] = {}
+
+    def is_rewritten(each: Graph) -> bool:
+        if each not in found:
+            inside = (node.layer.graph for node in each if node.layer.graph is not None)
+            found[each] = each.rewritten or any(map(is_rewritten, inside))
+        return found[each]
+
+    return {nested for _, nested in walk(graph) if is_rewritten(nested)}
