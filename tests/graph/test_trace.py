@@ -747,17 +747,13 @@ class GatedBlock(Block):
         return self.identity(self.gate(super().call(x, training=training)), training=training)
 
 
-@keras.saving.register_keras_serializable("test_trace")
-class GatedNet(keras.Model):
-    """A Functional model that can be saved by its own configuration only."""
+class OfUnits(keras.Model):
+    """A Functional model with a class of its own, which saves what it was made of."""
 
-    def __init__(self, units, **options):
+    def __init__(self, units=4, **options):
         inputs = keras.Input(SHAPE)
-        super().__init__(inputs, Gate(units, name="gate")(Conv2D(units, 3)(inputs)), **options)
+        super().__init__(inputs, self.made(inputs, units), **options)
         self.units = units
-
-    def last(self):
-        return Swish(name="last")
 
     def get_config(self):
         return {"units": self.units, "name": self.name}
@@ -765,6 +761,14 @@ class GatedNet(keras.Model):
     @classmethod
     def from_config(cls, config):
         return cls(**config)
+
+
+@keras.saving.register_keras_serializable("test_trace")
+class GatedNet(OfUnits):
+    """It can be saved by its own configuration only."""
+
+    def made(self, inputs, units):
+        return Gate(units, name="gate")(Conv2D(units, 3)(inputs))
 
 
 def saved_and_loaded(model, folder):
@@ -900,24 +904,13 @@ def test_lays_open_a_block_that_can_not_be_loaded_either():
 
 
 @keras.saving.register_keras_serializable("test_trace")
-class SwishNetwork(keras.Model):
-    """A Functional model with a class of its own, which saves what it was made of."""
-
-    def __init__(self, units=4, **options):
-        inputs = keras.Input(SHAPE)
+class SwishNetwork(OfUnits):
+    def made(self, inputs, units):
         x = BatchNormalization()(Conv2D(units, 3, padding="same")(inputs))
-        super().__init__(inputs, self.last()(x), **options)
-        self.units = units
+        return self.last()(x)
 
     def last(self):
         return Swish(name="last")
-
-    def get_config(self):
-        return {"units": self.units, "name": self.name}
-
-    @classmethod
-    def from_config(cls, config):
-        return cls(**config)
 
 
 @keras.saving.register_keras_serializable("test_trace")
