@@ -14,7 +14,8 @@ is it found out which of them is at fault.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import cache
 
 import keras
 
@@ -43,6 +44,7 @@ def unfaithful(graph: Graph) -> dict[keras.Layer, UntraceableError]:
         What is wrong with each.
     """
     rewritten = rewritten_graphs(graph)
+    is_copied = cache(_is_copied)  # composites in composites are asked about again
 
     def opened(layer: Layer) -> bool:
         return _is_run(layer) and layer.graph in rewritten
@@ -54,7 +56,7 @@ def unfaithful(graph: Graph) -> dict[keras.Layer, UntraceableError]:
         if type(source) in CONTAINERS or nested not in rewritten:
             continue
         try:
-            _check_loadable(source, nested, opened)
+            _check_loadable(source, nested, opened, is_copied)
             if nested.trace is not None:
                 check_sizes(nested.trace)
                 if nested not in believed:
@@ -75,7 +77,7 @@ def check_copied(graph: Graph) -> Iterator[Graph]:
     """
     assert graph.trace is not None
     check_sizes(graph.trace)
-    _check_loadable(graph.trace.source, graph, _is_run)
+    _check_loadable(graph.trace.source, graph, _is_run, _is_copied)
     return _check(graph, _is_run)
 
 
@@ -110,13 +112,15 @@ def _check(graph: Graph, opened: Opened) -> Iterator[Graph]:
     raise reason
 
 
-def _check_loadable(source: keras.Layer, graph: Graph, opened: Opened) -> None:
+def _check_loadable(
+    source: keras.Layer, graph: Graph, opened: Opened, is_copied: Callable[[Layer], bool]
+) -> None:
     """What a composite or a model holds must not be harder to save and load than itself.
 
     Raises:
         UntraceableError: Keras can load it, but not a layer inside it on its own.
     """
-    for part in dict.fromkeys(_parts(graph, opened)):
+    for part in dict.fromkeys(_parts(graph, opened, is_copied)):
         if not can_load(part.source) and can_load(source):
             raise UntraceableError(
                 f"Keras can load the {type(source).__name__}, but not the {part.cls.__name__} "
@@ -124,20 +128,21 @@ def _check_loadable(source: keras.Layer, graph: Graph, opened: Opened) -> None:
             )
 
 
-def _parts(graph: Graph, opened: Opened) -> Iterator[Layer]:
+def _parts(graph: Graph, opened: Opened, is_copied: Callable[[Layer], bool]) -> Iterator[Layer]:
     """The layers of which the result has copies: not those that a rule made, nor those of which
     the calls inside take the place, because a rule was applied there or Keras can't copy them.
     """
     for layer in (node.layer for node in graph if not node.layer.is_new):
         if layer.graph is None:
             yield layer
-        elif layer.cls in CONTAINERS or opened(layer) or not _is_copied(layer):
-            yield from _parts(layer.graph, opened)
+        elif layer.cls in CONTAINERS or opened(layer) or not is_copied(layer):
+            yield from _parts(layer.graph, opened, is_copied)
         else:
             yield layer
 
 
 def _is_copied(layer: Layer) -> bool:
+    """Whether Keras makes a second layer with the state of a composite, or of a model in it."""
     assert layer.graph is not None
     trace = layer.graph.trace
     try:
