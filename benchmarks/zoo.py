@@ -904,7 +904,7 @@ def load(folder):
     with open(folder + "/data.pickle", "rb") as file:
         inputs, outputs = pickle.load(file)
     model = keras.models.load_model(folder + "/model.keras", compile=False)
-    found = keras.tree.flatten(model.predict_on_batch(inputs))
+    found = keras.tree.flatten(model(inputs, training=False))
     for one, other in zip(outputs, map(numpy.asarray, found), strict=True):
         limit = 1e-6 * numpy.abs(one).max(initial=0)
         if one.shape != other.shape or not (numpy.abs(one - other) <= limit).all():
@@ -944,7 +944,7 @@ def _loads(package: str, model: Any) -> str:
     from kito.samples import random_inputs  # noqa: PLC0415
 
     inputs = random_inputs(model)
-    outputs = [np.asarray(one) for one in keras.tree.flatten(model.predict_on_batch(inputs))]
+    outputs = [np.asarray(one) for one in keras.tree.flatten(model(inputs, training=False))]
     with tempfile.TemporaryDirectory() as folder:
         Path(folder, "data.pickle").write_bytes(pickle.dumps((inputs, outputs)))
         try:

@@ -14,6 +14,7 @@ from kito.comparison import compare
 from kito.definition import Rule
 from kito.errors import GraphError, InputError, KitoError, first_line
 from kito.faults import build_right
+from kito.forward import EVALUATING, PREDICTING, own_methods
 from kito.graph.change import Recorder
 from kito.graph.codegen import codegen, copy_compile_state
 from kito.graph.doubt import unfaithful
@@ -124,6 +125,11 @@ def optimize(
         difference = compare(model, fast, batch_size=2, repeats=1).relative
         report.notes.append(f"in {precision} the answers differ by {difference:.1e} of the largest")
     copy_compile_state(model, fast, report)
+    if type(fast) is not type(model) and (own := own_methods(model, (*PREDICTING, *EVALUATING))):
+        report.notes.append(
+            f"the result is a plain Keras model, without the {', '.join(own)} of "
+            f"{type(model).__name__}: its `predict` gives what a call of the model gives"
+        )
     return fast
 
 

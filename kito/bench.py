@@ -17,6 +17,7 @@ import numpy as np
 from kito.discovery import engine_named
 from kito.distance import differences, magnitude
 from kito.errors import first_line
+from kito.forward import as_called
 from kito.prediction import Predictor, load_predictor
 from kito.progress import track
 from kito.reference import Reference
@@ -163,6 +164,7 @@ def measure(
         InputError: the model can't be used.
     """
     fast = optimized(model)
+    model = as_called(model)
     small = random_inputs(model, batch_sizes[0])
     reference = Reference.of(model, fast(keras.backend.backend(), None), small, None)
     ready: dict[Way, Run] = {}

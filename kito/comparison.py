@@ -14,6 +14,7 @@ import numpy as np
 
 from kito.distance import differences, magnitude
 from kito.errors import InputError
+from kito.forward import as_called
 from kito.graph.keras_internals import sublayers
 from kito.progress import track
 from kito.samples import random_inputs
@@ -123,10 +124,11 @@ def compare(
     """
     if inputs is None:
         inputs = random_inputs(model, batch_size)
-    answers = [each.predict_on_batch(inputs) for each in track((model, fast), "running")]
+    called = [as_called(each) for each in (model, fast)]
+    answers = [each.predict_on_batch(inputs) for each in track(called, "running")]
     times: tuple[list[float], list[float]] = ([], [])
     for _ in track(range(repeats), "timing"):
-        for each, durations in zip((model, fast), times, strict=True):
+        for each, durations in zip(called, times, strict=True):
             start = time.perf_counter()
             each.predict_on_batch(inputs)
             durations.append(time.perf_counter() - start)
@@ -154,12 +156,13 @@ def compare_two_models_results(
     Raises:
         InputError: the models give different structures.
     """
+    called = [as_called(each) for each in (m1, m2)]
     seconds = [0.0, 0.0]
     largest = total = count = 0.0
     for start in range(0, test_number, step := min(max_batch, LARGEST_BATCH)):
         inputs = random_inputs(m1, min(step, test_number - start), seed=start)
         answers = []
-        for index, each in enumerate((m1, m2)):
+        for index, each in enumerate(called):
             began = time.perf_counter()
             answers.append(each.predict_on_batch(inputs))
             seconds[index] += time.perf_counter() - began

@@ -31,6 +31,7 @@ import numpy as np
 
 from kito.distance import Mask, apart, finite, magnitude, numbers, spacing
 from kito.errors import InputError, first_line
+from kito.forward import as_called
 from kito.graph.keras_internals import structures, sublayers
 from kito.graph.layer import to_numpy
 from kito.progress import track
@@ -222,6 +223,7 @@ def expected(model: keras.Model, inputs: Any = None, *, seed: int = 0) -> Expect
         InputError: the model does not run on the inputs.
     """
     batches = {**drawn_inputs(model, seed), **({} if inputs is None else {"given": inputs})}
+    model = as_called(model)
     answers = {
         kind: _run(model, kind, batch) for kind, batch in track(batches.items(), "verifying")
     }
@@ -235,6 +237,7 @@ def verified(source: Expected, fast: keras.Model) -> Verification:
     if not source.repeatable:
         return Verification((), repeatable=False)
     model, batches = source.model, dict(source.batches)
+    fast = as_called(fast)
     if "float16" in _float_dtypes(fast) - _float_dtypes(model):
         batches.pop("large", None)  # it was asked to compute in a dtype that has no large numbers
     try:

@@ -1,0 +1,51 @@
+"""What a model answers when it is called, whatever its class makes of that in `predict`.
+
+A class may have a `predict_step` of its own: a detector turns scores into boxes there, after all
+the layers that kito rewrites. The result of a rewrite is a plain Keras model, which has none.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import keras
+
+from kito.graph.keras_internals import Functional, is_graph_model, shell, structures
+
+PREDICTING = ("predict", "predict_on_batch", "predict_step", "make_predict_function")
+EVALUATING = (
+    "evaluate",
+    "test_on_batch",
+    "test_step",
+    "make_test_function",
+    "compute_loss",
+    "compute_metrics",
+)
+
+
+def as_called(model: keras.Model) -> keras.Model:
+    """A model with the same layers whose `predict` gives what the model gives when it is called.
+
+    The model itself, if it is such a one.
+    """
+    if not own_methods(model, PREDICTING):
+        return model
+    inputs, outputs = structures(model)
+    if not is_graph_model(model):
+        inputs = keras.tree.map_structure(
+            lambda each: keras.Input(batch_shape=each.shape, dtype=each.dtype), inputs
+        )
+        outputs = shell(model)(inputs)
+    plain = Functional(inputs, outputs, name=model.name)
+    if names := getattr(model, "output_names", None):
+        plain.output_names = list(names)
+    return plain
+
+
+def own_methods(model: keras.Model, names: Iterable[str]) -> list[str]:
+    """Which of these methods of a model are not those of every Keras model."""
+    return [
+        name
+        for name in names
+        if name in vars(model) or getattr(type(model), name) is not getattr(keras.Model, name)
+    ]
