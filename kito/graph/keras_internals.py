@@ -112,11 +112,19 @@ def structures(model: keras.Model) -> tuple[Any, Any]:
     functional = _functional(model)
     if hasattr(functional, "_inputs_struct"):
         return functional._inputs_struct, functional._outputs_struct
-    inputs = keras.tree.map_shape_structure(
+    inputs = input_structure(model)
+    return inputs, model.compute_output_spec(inputs)
+
+
+def input_structure(model: keras.Model) -> Any:
+    """The model's inputs, as `structures` has them."""
+    functional = _functional(model)
+    if hasattr(functional, "_inputs_struct"):
+        return functional._inputs_struct
+    return keras.tree.map_shape_structure(
         lambda shape: keras.KerasTensor((None, *shape[1:]), model.input_dtype),
         plain(model.get_build_config()["input_shape"]),
     )
-    return inputs, model.compute_output_spec(inputs)
 
 
 def plain(structure: Any) -> Any:
@@ -330,14 +338,19 @@ def untouched(layer: keras.Layer) -> Iterator[None]:
     """Let a layer's `call` run on symbolic tensors, and leave no trace of that in the layer.
 
     Raises:
-        StatefulCallError: on leaving, if the call changed a Python attribute (which is put back).
+        StatefulCallError: if the call assigns to a variable, which it can't; on leaving, if it
+            changed a Python attribute (which is put back).
     """
     parts = sublayers(layer)
     before = [dict(vars(part)) for part in parts]
     calls = [(len(part._inbound_nodes), len(part._outbound_nodes)) for part in parts]
+    for variable in layer.variables:
+        vars(variable)["assign"] = functools.partial(_refuse, layer.name, variable.path)
     try:
         yield
     finally:
+        for variable in layer.variables:
+            vars(variable).pop("assign", None)
         changed = []
         for part, attributes, (inbound, outbound) in zip(parts, before, calls, strict=True):
             del part._inbound_nodes[inbound:]
@@ -353,6 +366,10 @@ def untouched(layer: keras.Layer) -> Iterator[None]:
         first, *others = sorted(changed)
         more = f" and {len(others)} more" if others else ""
         raise StatefulCallError(f"its call changes {first}{more}: the next need not be the same")
+
+
+def _refuse(layer: str, path: str, *args: Any, **kwargs: Any) -> None:
+    raise StatefulCallError(f"the call of {layer} assigns to {path}: the next need not be the same")
 
 
 def _was_built_by_the_call(

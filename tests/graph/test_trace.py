@@ -13,6 +13,7 @@ from keras.layers import BatchNormalization, Conv2D, Dense
 import kito
 from kito import api
 from kito.errors import first_line
+from kito.graph.layer import to_numpy
 from kito.testing import check_equivalent, check_rewrites, randomize
 from tests.folds import FOLDS
 
@@ -275,6 +276,18 @@ class FewBlock(Block):
         return x * 3 if x.shape[0] == 5 else x * 2
 
 
+class AssigningBlock(Block):
+    """Counts its calls where they are saved, and would make the next answer another."""
+
+    def __init__(self, **options):
+        super().__init__(**options)
+        self.count = self.add_weight(shape=(), initializer="zeros", trainable=False, name="count")
+
+    def call(self, x):
+        self.count.assign(self.count + 1.0)
+        return super().call(x)
+
+
 class LoopBlock(Block):
     """A function is lost where the loop is saved, and with it what the function reads."""
 
@@ -294,6 +307,7 @@ class NumpyBlock(Block):
         (WeightBlock, SHAPE, "its call hands a weight to multiply"),
         (UncertainBlock, SHAPE, "calls bn with training=True"),
         (CountingBlock, SHAPE, "whole: its call changes count.count: the next need not be"),
+        (AssigningBlock, SHAPE, "the call of count assigns to count/count: the next"),
         (EagerBlock, SHAPE, "differ by"),
         (SizeBlock, (None, None, 3), "does otherwise where a size is 1024"),
         (LargeBlock, (None, None, 3), "does otherwise where a size is 1024"),
@@ -678,6 +692,54 @@ def test_a_subclassed_model_of_several_arguments():
     model(np.ones((2, *SHAPE), "float32"), np.ones((2, 2), "float32"))
     with pytest.raises(kito.InputError, match="does not take its inputs as one argument"):
         kito.optimize(model, FOLDS)
+
+
+class TrainingNetwork(Network):
+    def call(self, x, training):
+        return super().call(x)
+
+
+class AnyNetwork(Network):
+    def call(self, x, *args, **kwargs):
+        return super().call(x)
+
+
+@pytest.mark.parametrize("cls", [TrainingNetwork, AnyNetwork])
+def test_a_subclassed_model_with_more_parameters_than_inputs(cls):
+    model = cls()
+    data = np.ones((2, *SHAPE), "float32")
+    model(data, training=False)
+    fast = kito.optimize(randomize(model), FOLDS)
+    assert not any(isinstance(layer, BatchNormalization) for layer in fast.layers)
+    expected = to_numpy(model(data, training=False))
+    assert np.allclose(to_numpy(fast(data)), expected, atol=1e-5)
+
+
+def test_a_subclassed_model_that_assigns_to_a_variable():
+    class Counting(Network):
+        def build(self, shape):
+            self.count = self.add_weight(shape=(), initializer="zeros", trainable=False)
+
+        def call(self, x):
+            self.count.assign(self.count + 1.0)
+            return super().call(x)
+
+    model = Counting()
+    model(np.ones((2, *SHAPE), "float32"))
+    before = float(model.count)
+    with pytest.raises(kito.InputError, match="the next need not be the same"):
+        kito.optimize(model, FOLDS)
+    assert float(model.count) == before
+
+
+def test_a_model_without_a_call():
+    class Gan(keras.Model):
+        def __init__(self):
+            super().__init__()
+            self.generator = Network()
+
+    with pytest.raises(kito.InputError, match="optimize each of those"):
+        kito.optimize(Gan(), FOLDS)
 
 
 def test_an_unbuilt_model():
