@@ -11,6 +11,7 @@ import inspect
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from types import MappingProxyType
 from typing import Any
 
@@ -20,6 +21,7 @@ from kito.errors import InputError
 from kito.graph.copying import can_copy
 from kito.graph.doubt import check_alone
 from kito.graph.faithful import WrongShapeError, check_shape
+from kito.graph.input_dtypes import INTEGER, answers_integers_alike, with_integers
 from kito.graph.ir import Calls, Graph, Node, Ref, Tensor, Trace, walk
 from kito.graph.keras_internals import (
     Functional,
@@ -105,6 +107,11 @@ def check_model(model: object) -> None:
             )
         hint = ": load it first, with `keras.saving.load_model`" if _is_path(model) else ""
         raise InputError(f"expected a keras.Model, got {kind}{hint}")
+    if not model.built and type(model).call is keras.Model.call:
+        raise InputError(
+            f"the model '{model.name}' ({type(model).__qualname__}) has no `call`, so there is "
+            "nothing to optimize but the models inside it: optimize each of those"
+        )
     if not model.built:
         raise InputError(
             f"the model '{model.name}' is not built: its input shapes are not known. Give it an "
@@ -276,24 +283,44 @@ class _Lifter:
         reasons = []
         for inputs in _inputs_of(model):
             try:
-                with trace(model, (inputs,), {}, self._outputs) as function:
-                    graph = self.graph(function, model.name)
-                graph.trace = Trace(model, (inputs,), {})
-                remember(graph)
-                check_alone(graph)
-                graph.trace = None  # which is all that there is to know
-                graph.source = model
-                leaves = keras.tree.flatten(graph.inputs)
-                graph.inputs = keras.tree.pack_sequence_as(inputs, leaves)
-                _name_inputs(graph, model)
-                return graph
+                graph = self.traced_model(model, inputs)
+                if isinstance(model, Functional):  # of its inputs Keras knows the dtypes
+                    return graph
+                known = with_integers(model, inputs)
+                if known != inputs:
+                    return self.traced_model(model, known)
             except UntraceableError as error:
                 reasons.append(str(error))
+                continue
+            if not answers_integers_alike(model, inputs):
+                self._report.notes.append(
+                    f"the inputs of {model.name} are taken to be {model.input_dtype}, for Keras "
+                    "keeps no record of their dtype; to integers the model answers otherwise"
+                )
+            return graph
         raise InputError(
             f"the subclassed model '{model.name}' ({type(model).__qualname__}) has no graph of "
             f"layers, and its `call` can't be traced: {reasons[-1]}. Rebuild it with the "
             "functional API, or optimize the models inside it."
         )
+
+    def traced_model(self, model: keras.Model, inputs: Any) -> Graph:
+        """The graph of a model that is written as a class, for inputs of these shapes and dtypes.
+
+        Raises:
+            UntraceableError: there is none.
+        """
+        with trace(model, (inputs,), {}, self._outputs) as function:
+            graph = self.graph(function, model.name)
+        graph.trace = Trace(model, (inputs,), {})
+        remember(graph)
+        check_alone(graph)
+        graph.trace = None  # which is all that there is to know
+        graph.source = model
+        leaves = keras.tree.flatten(graph.inputs)
+        graph.inputs = keras.tree.pack_sequence_as(inputs, leaves)
+        _name_inputs(graph, model)
+        return graph
 
 
 def _mark_masked(graph: Graph, node: Node) -> None:
@@ -336,23 +363,31 @@ def _inputs_of(model: keras.Model) -> Iterator[Any]:
     required = [
         parameter
         for parameter in inspect.signature(model.call).parameters.values()
-        if parameter.default is parameter.empty and parameter.kind is not parameter.VAR_KEYWORD
+        if parameter.default is parameter.empty
+        and parameter.kind not in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD)
+        and parameter.name not in ("training", "mask")  # which Keras gives it
     ]
+    if shapes is None and len(required) == 1:
+        raise InputError(
+            f"Keras has not kept the shapes of the inputs of the subclassed model '{model.name}', "
+            "for it could not build it from them: call it on data before anything else, or "
+            "rebuild it with the functional API"
+        )
     if shapes is None or len(required) != 1:
         raise InputError(
             f"the subclassed model '{model.name}' does not take its inputs as one argument (a "
             "list or dict of tensors): a Functional model has no other signature"
         )
-    dtype = str(model.input_dtype)
 
-    def any_size(shape: Sequence[int | None]) -> Tensor:
+    def any_size(shape: Sequence[int | None], dtype: str) -> Tensor:
         return Tensor((*(None for _ in shape[:-1]), *shape[-1:]), dtype)
 
-    def same_size(shape: Sequence[int | None]) -> Tensor:
+    def same_size(shape: Sequence[int | None], dtype: str) -> Tensor:
         return Tensor((None, *shape[1:]), dtype)
 
-    for tensor in (any_size, same_size):
-        yield plain(keras.tree.map_shape_structure(tensor, shapes))
+    for dtype in (str(model.input_dtype), INTEGER):
+        for tensor in (any_size, same_size):
+            yield plain(keras.tree.map_shape_structure(partial(tensor, dtype=dtype), shapes))
 
 
 def _name_inputs(graph: Graph, model: keras.Model) -> None:
