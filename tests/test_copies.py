@@ -289,3 +289,56 @@ def test_functions_of_tensorflow_are_those_of_keras():
     report = kito.Report()
     check_equivalent(randomize(model), kito.optimize(model, FOLDS, report=report))
     assert not report.notes
+
+
+def attention_model():
+    inputs = keras.Input((6, 8))
+    x = layers.MultiHeadAttention(2, 4, name="attention")(inputs, inputs)
+    return keras.Model(inputs, layers.Dropout(0.1)(Dense(3, name="dense")(x)))
+
+
+@pytest.mark.parametrize("frozen", ["all", "layer", "part"])
+def test_what_is_frozen_is_copied_and_stays_so(frozen):
+    model = attention_model()
+    attention = model.get_layer("attention")
+    {"all": model, "layer": attention, "part": attention.query_dense}[frozen].trainable = False
+    report = kito.Report()
+    fast = kito.optimize(randomize(model), report=report)
+    assert not report.notes
+    flags = [[weight.trainable for weight in each.weights] for each in (model, fast)]
+    assert flags[0] == flags[1]
+    assert not {id(each) for each in model.variables} & {id(each) for each in fast.variables}
+
+
+def test_a_normalization_goes_by_what_it_went_by():
+    data = np.random.default_rng(0).normal(100, 20, (16, 3)).astype("float32")
+    norm = layers.Normalization()
+    norm.adapt(data)
+    adapted = keras.Sequential([keras.Input((3,)), norm, layers.Dropout(0.5)])
+    model = keras.models.clone_model(adapted)
+    model.set_weights(
+        adapted.get_weights()
+    )  # which Keras does not compute with until it loads them
+    check_equivalent(model, kito.optimize(model))
+
+
+class Inside(layers.Layer):
+    """Without a `build`: its first call builds what it holds."""
+
+    def __init__(self, **options):
+        super().__init__(**options)
+        self.inside = keras.Sequential([Dense(4, activation="relu"), Dense(3)])
+
+    def call(self, x):
+        return self.inside(x) + x
+
+
+@pytest.mark.filterwarnings("ignore:`build")
+def test_a_layer_without_a_build_is_copied_in_a_sequential_model():
+    inputs = keras.Input((5, 3))
+    inner = keras.Sequential([Inside(name="inside"), layers.Dropout(0.5)])
+    model = randomize(keras.Model(inputs, Dense(2)(inner(inputs))))
+    report = kito.Report()
+    fast = kito.optimize(model, report=report)
+    assert not report.notes
+    check_equivalent(model, fast)

@@ -253,14 +253,20 @@ class _Builder:
     def prepare(self, graph: Graph, node: Node) -> None:
         """Build a layer of a Sequential model, which will make the calls itself."""
         layer = node.layer
+        given = graph.producer(node.refs[0]).output
         if not self.is_copied(layer):
-            self.built[layer] = self.make(layer, graph.producer(node.refs[0]).output.shape)
+            self.built[layer] = self.make(layer, given.shape)
             return
         try:
             self.built[layer] = copy_layer(layer.source)
             self.built[layer].name = layer.name
-        except Exception as error:
-            self.share(layer, error)
+        except Exception:
+            tensor = keras.KerasTensor(given.shape, given.dtype)
+            try:  # a layer without a `build` needs a call
+                copy, _ = copy_and_call(layer.source, (tensor,), {}, layer.name)
+                self.built[layer] = shell(copy)
+            except Exception as error:
+                self.share(layer, error)
 
     def sequential(self, graph: Graph, tensors: dict[Ref, keras.KerasTensor]) -> keras.Model:
         nodes = [node for node in graph if node.args]

@@ -180,6 +180,8 @@ def copy_state(source: keras.Layer, copy: keras.Layer) -> None:
         # A copy: on JAX, `predict` gives the memory of a model's variables away while it runs.
         new.assign(keras.ops.copy(old))
     for old_part, new_part in zip(sublayers(source), sublayers(copy), strict=True):
+        # The outer ones come first, and set it in what they hold.
+        new_part.trainable = old_part.trainable
         for method in patched_methods(old_part):
             raise CannotCopyError(
                 f"{old_part.name} has a `{method}` of its own, not that of its class"
@@ -202,6 +204,10 @@ def copy_state(source: keras.Layer, copy: keras.Layer) -> None:
         # what its configuration carried.
         if old_part.variables and hasattr(new_part, "finalize_state"):
             new_part.finalize_state()
+        # Normalization goes by what it had when it was adapted, built or loaded, whatever was
+        # assigned to its weights since.
+        if type(old_part) is keras.layers.Normalization:
+            new_part.mean, new_part.variance = old_part.mean, old_part.variance
 
 
 def _differs(name: str, source: keras.Layer, copy: keras.Layer) -> bool:
@@ -216,6 +222,8 @@ def _same_configuration(source: keras.Layer, copy: keras.Layer) -> bool:
     """Whether two of Keras' own layers, that a composite holds, have the same configuration."""
     if not type(source).__module__.startswith("keras.src.layers."):
         return True  # its attributes were compared
+    if isinstance(source, keras.layers.InputLayer):
+        return True  # of the shapes in the first call of what holds it
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # that Keras can't load a lambda is not asked here
         old, new = (
