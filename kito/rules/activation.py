@@ -17,7 +17,11 @@ def function_of(layer: Node) -> Any:
     """The function that a layer applies to its output, also one that Keras could not load."""
     if layer.layer.source is None or "activation" in layer.layer.overrides:
         return keras.activations.get(layer.layer.config["activation"])
-    return layer.layer.source.activation
+    function = layer.layer.source.activation
+    # What TensorFlow has of the same name, such as tf.nn.gelu, Keras saves as its own.
+    if str(getattr(function, "__module__", "")).startswith("tensorflow."):
+        return getattr(keras.activations, function.__name__, function)
+    return function
 
 
 def is_linear(layer: Node) -> bool:

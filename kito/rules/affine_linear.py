@@ -19,7 +19,7 @@ import keras
 import numpy as np
 from keras import layers
 
-from kito.definition import Call, Decline, Layer, Node, chain, many, rule, where
+from kito.definition import Call, Decline, Layer, Node, Tensor, chain, many, rule, where
 from kito.rules.affine import (
     AFFINE,
     Affine,
@@ -40,6 +40,7 @@ from kito.rules.batchnorm import (
 )
 from kito.rules.commuting import COMMUTING, called, through
 from kito.rules.linear import LINEAR, linear_axis
+from kito.rules.padding import same_padding
 
 BY_CHANNEL = (
     layers.DepthwiseConv1D,
@@ -70,15 +71,16 @@ def affine_linear(source: Node, affine: Node, between: tuple[Node, ...], linear:
     moved = through(between, affine_of(affine, given), affine)
     if linear.output.dtype != affine.output.dtype:
         raise Decline(f"{linear.name} turns {affine.output.dtype} into {linear.output.dtype}")
-    layer = absorbed(linear, affine, moved)
+    layer = absorbed(linear, affine, moved, (affine, *between)[-1].output)
     return layer(called(between, affine.input), **linear.kwargs)
 
 
-def absorbed(linear: Node, affine: Node, moved: Affine) -> Layer:
+def absorbed(linear: Node, affine: Node, moved: Affine, read: Tensor) -> Layer:
     """The linear layer that does to `x` what the given one does to `scale * x + shift`.
 
     Args:
         affine: the call that scales and shifts now.
+        read: the tensor that the linear layer reads now.
 
     Raises:
         Decline: the layer pads, varies along another axis, or can't have such a bias or kernel.
@@ -89,7 +91,7 @@ def absorbed(linear: Node, affine: Node, moved: Affine) -> Layer:
     kernel = linear.weights[name]
     changes = {name: scaled(kernel, _along_inputs(linear, scale))}
     if shift.any():
-        _check_shift(linear, moved)
+        _check_shift(linear, moved, read)
         windows = tuple(range(kernel.ndim - 2))
         total = kernel.sum(windows, dtype=np.float64) * _along_inputs(linear, shift)
         changes |= shifted(linear, 1.0, _added(linear, total))
@@ -127,12 +129,29 @@ def _added(linear: Node, total: Float64) -> Float64:
     return total.reshape(-1) if linear.layer.cls in BY_CHANNEL else total.sum(axis=0)
 
 
-def _check_shift(linear: Node, moved: Affine) -> None:
+def _check_shift(linear: Node, moved: Affine, read: Tensor) -> None:
     cls = linear.layer.cls
     if cls in TRANSPOSED:
         raise Decline(f"{linear.name} is transposed, and {moved.name} shifts")
     if cls is not layers.Dense:
-        if linear.padding != "valid" and {*linear.kernel_size} != {1}:
+        if linear.padding != "valid" and _pads(linear, read):
             raise Decline(f"{linear.name} pads with zeros, and {moved.name} shifts")
         check_bias(linear, channel_axis(linear))
     check_shift(moved, linear.output.dtype)
+
+
+def _pads(linear: Node, read: Tensor) -> bool:
+    """Whether a convolution that may pad what it reads does, or might: its size may not be known.
+
+    With strides as long as the window, "same" pads only what they do not divide.
+    """
+    if linear.padding == "causal":
+        return {*linear.kernel_size} != {1}
+    first = 2 if linear.data_format == "channels_first" else 1
+    sizes = read.shape[first : first + len(linear.kernel_size)]
+    return any(
+        window > 1 and same_padding(size, window, stride, dilation) != (0, 0)
+        for size, window, stride, dilation in zip(
+            sizes, linear.kernel_size, linear.strides, linear.dilation_rate, strict=True
+        )
+    )

@@ -51,7 +51,7 @@ def layer_normalization_dense(norm: Node, linear: tuple[Node, ...]) -> list[Call
     for each in linear:
         if each.output.dtype != norm.output.dtype:
             raise Decline(f"{each.name} turns {norm.output.dtype} into {each.output.dtype}")
-    return [absorbed(each, norm, affine)(normalized) for each in linear]
+    return [absorbed(each, norm, affine, norm.output)(normalized) for each in linear]
 
 
 def _affine_of(norm: Node) -> Affine:

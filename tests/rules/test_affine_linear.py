@@ -209,6 +209,24 @@ def test_declines_a_shift_where_the_layer_pads_along_one_axis():
     check_declines(model_of(BatchNormalization(), conv), RULES, reason="pads with zeros")
 
 
+@pytest.mark.parametrize("data_format", ["channels_last", "channels_first"])
+def test_folds_a_shift_where_the_windows_fill_the_input(data_format):
+    conv = layers.Conv2D(3, 4, strides=4, padding="same", data_format=data_format)
+    shape = (8, 12, 3) if data_format == "channels_last" else (3, 8, 12)
+    axis = -1 if data_format == "channels_last" else 1
+    model = model_of(BatchNormalization(axis=axis), conv, shape=shape)
+    assert explain(model, RULES).folded == {"affine_linear": 1}
+    if data_format == "channels_last":  # TensorFlow has the other on GPUs only
+        check_rewrites(model, RULES, times=1)
+
+
+@pytest.mark.parametrize("size", [9, 11, None])
+def test_declines_a_shift_where_the_windows_may_not_fill_the_input(size):
+    conv = layers.Conv2D(3, 4, strides=4, padding="same")
+    model = model_of(BatchNormalization(), conv, shape=(size, 8, 3))
+    check_declines(model, RULES, reason="pads with zeros, and batch_normalization shifts")
+
+
 def test_declines_a_shift_where_the_layer_pads_the_past():
     conv = layers.Conv1D(3, 3, padding="causal")
     model = model_of(BatchNormalization(), conv, shape=SHAPES[1])

@@ -71,3 +71,10 @@ def test_declines_a_mask():
     x = layers.Embedding(5, 4, mask_zero=True)(inputs)
     model = keras.Model(inputs, layers.LSTM(3)(Dense(5, activation="gelu")(x)))
     check_declines(model, RULES, reason="a mask runs through dense")
+
+
+@pytest.mark.skipif(keras.backend.backend() != "tensorflow", reason="a function of TensorFlow")
+def test_the_gelu_of_tensorflow_is_that_of_keras():
+    import tensorflow as tf
+
+    check_rewrites(model_of(Dense(5, activation=tf.nn.gelu)), RULES, times=1)
