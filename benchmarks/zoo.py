@@ -197,6 +197,27 @@ def _hgnet(*, affine: bool = False, light: bool = False, size: int | None = 64) 
     )
 
 
+# As its authors trained it; where times are concerned, the small ones say little.
+_HGNET_B4 = _models(
+    "HGNetV2Backbone",
+    embedding_size=48,
+    stem_channels=[3, 32, 48],
+    hidden_act="relu",
+    use_learnable_affine_block=True,
+    image_shape=(224, 224, 3),
+    depths=[1, 1, 3, 1],
+    hidden_sizes=[128, 512, 1024, 2048],
+    stackwise_stage_filters=[
+        [48, 48, 128, 1, 6, 3],
+        [128, 96, 512, 1, 6, 3],
+        [512, 192, 1024, 3, 6, 5],
+        [1024, 384, 2048, 1, 6, 5],
+    ],
+    apply_downsample=[False, True, True, True],
+    use_lightweight_conv_block=[False, False, True, True],
+)
+
+
 def _mobilenet_v5(*, msfa: bool = False, attention: bool = False) -> Network:
     rows = {
         "block_types": [["er"], ["uir", "uir"]],
@@ -232,6 +253,18 @@ def _mobilenet_v5(*, msfa: bool = False, attention: bool = False) -> Network:
         image_shape=(32, 32, 3),
         stem_size=16,
         use_msfa=msfa,
+    )
+
+
+def _dino_v3(*, size: int, **options: Any) -> Network:
+    return _models(
+        "DINOV3Backbone",
+        **options,
+        patch_size=16,
+        layer_scale_init_value=1.0,
+        num_register_tokens=4,
+        use_gated_mlp=False,
+        image_shape=(size, size, 3),
     )
 
 
@@ -438,6 +471,7 @@ HUB: dict[str, Network] = {
     "HGNetV2 affine": _hgnet(affine=True),
     "HGNetV2 light": _hgnet(light=True),
     "HGNetV2 any size": _hgnet(size=None),
+    "HGNetV2-B4": _HGNET_B4,
     "DeepLabV3": _DEEPLAB,
     "RetinaNet": _RETINANET,
     "BASNet": _models("BASNetBackbone", image_encoder=_four_stages(), num_classes=1),
@@ -500,17 +534,9 @@ HUB: dict[str, Network] = {
     ),
     "ViTDet": _VIT_DET,
     "DINOv2": _DINO_V2,
-    "DINOv3": _models(
-        "DINOV3Backbone",
-        patch_size=16,
-        num_layers=2,
-        hidden_dim=16,
-        num_heads=2,
-        intermediate_dim=64,
-        layer_scale_init_value=1.0,
-        num_register_tokens=4,
-        use_gated_mlp=False,
-        image_shape=(64, 64, 3),
+    "DINOv3": _dino_v3(num_layers=2, hidden_dim=16, num_heads=2, intermediate_dim=64, size=64),
+    "DINOv3 small": _dino_v3(
+        num_layers=12, hidden_dim=384, num_heads=6, intermediate_dim=1536, size=224
     ),
     "Swin": _models(
         "SwinTransformerBackbone",
@@ -700,6 +726,15 @@ HUB: dict[str, Network] = {
     "RoBERTa": _models("RobertaBackbone", **_TEXT),
     "DistilBERT": _models("DistilBertBackbone", **_TEXT),
     "DeBERTa v3": _models("DebertaV3Backbone", **_TEXT),
+    "DeBERTa v3 base": _models(
+        "DebertaV3Backbone",
+        vocabulary_size=128100,
+        num_layers=12,
+        num_heads=12,
+        hidden_dim=768,
+        intermediate_dim=3072,
+        max_sequence_length=512,
+    ),
     "ALBERT": _models(
         "AlbertBackbone", **_TEXT, num_groups=1, num_inner_repetitions=1, embedding_dim=16
     ),
