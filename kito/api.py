@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import cache
 from typing import Any
 
 import keras
@@ -99,14 +98,14 @@ def optimize(
         except Exception as error:  # Keras does not build what a rule asked for
             raise GraphError(f"{type(error).__name__}: {first_line(error)}") from error
 
-    @cache  # finding the rewrite that is wrong takes many checks
-    def expected() -> verification.Expected:
-        return verification.expected(model, None if verify is True else verify)
+    known: list[verification.Expected] = []  # finding the rewrite that is wrong takes many checks
 
     def check(fast: keras.Model, report: Report) -> str | None:
         if verify is False:
             return None
-        report.verification = verification.verified(expected(), fast)
+        if not known:
+            known.append(verification.expected(model, fast, None if verify is True else verify))
+        report.verification = verification.verified(known[0], fast)
         return None if report.verification.passed else str(report.verification)
 
     def build(rules: Sequence[Rule], report: Report) -> keras.Model:

@@ -21,7 +21,7 @@ from kito.forward import as_called
 from kito.prediction import Predictor, load_predictor
 from kito.progress import track
 from kito.reference import Reference
-from kito.samples import random_inputs
+from kito.samples import random_inputs, with_known_inputs
 from kito.selection import medians, optimized
 from kito.tables import Table, render
 from kito.turns import in_turns
@@ -164,9 +164,10 @@ def measure(
         InputError: the model can't be used.
     """
     fast = optimized(model)
-    model = as_called(model)
-    small = random_inputs(model, batch_sizes[0])
-    reference = Reference.of(model, fast(keras.backend.backend(), None), small, None)
+    result = fast(keras.backend.backend(), None)
+    known = with_known_inputs(model, result)
+    small = random_inputs(known, batch_sizes[0])
+    reference = Reference.of(model, result, small, None)
     ready: dict[Way, Run] = {}
     reasons: dict[Way, str] = {}
     for way in track(ways(model, fast, reference), "preparing"):
@@ -181,7 +182,7 @@ def measure(
             ready[way] = run
     timings: list[Timing] = []
     for size in track(batch_sizes, "timing"):
-        measured = _timed(model, random_inputs(model, size), size, ready, seconds)
+        measured = _timed(model, random_inputs(known, size), size, ready, seconds)
         timings += measured
         timings += [
             Timing(way.name, way.optimized, way.exact, size, reason=reason)
@@ -201,7 +202,7 @@ def _timed(
     model: keras.Model, batch: Any, size: int, ready: Mapping[Way, Run], seconds: float
 ) -> list[Timing]:
     """All that is ready in its order, and at the end what `kito.predictor` would choose of it."""
-    expected = keras.tree.flatten(model.predict_on_batch(batch))
+    expected = keras.tree.flatten(as_called(model).predict_on_batch(batch))
     fitted = {
         way: _fitted(run, batch)
         for way, run in ready.items()

@@ -17,7 +17,7 @@ from kito.errors import InputError
 from kito.forward import as_called
 from kito.graph.keras_internals import sublayers
 from kito.progress import track
-from kito.samples import random_inputs
+from kito.samples import random_inputs, with_known_inputs
 from kito.tables import Table, render
 
 LARGEST_BATCH = 32
@@ -123,7 +123,7 @@ def compare(
         InputError: the models take or give different structures.
     """
     if inputs is None:
-        inputs = random_inputs(model, batch_size)
+        inputs = random_inputs(with_known_inputs(model, fast), batch_size)
     called = [as_called(each) for each in (model, fast)]
     answers = [each.predict_on_batch(inputs) for each in track(called, "running")]
     times: tuple[list[float], list[float]] = ([], [])
@@ -157,10 +157,11 @@ def compare_two_models_results(
         InputError: the models give different structures.
     """
     called = [as_called(each) for each in (m1, m2)]
+    known = with_known_inputs(m1, m2)
     seconds = [0.0, 0.0]
     largest = total = count = 0.0
     for start in range(0, test_number, step := min(max_batch, LARGEST_BATCH)):
-        inputs = random_inputs(m1, min(step, test_number - start), seed=start)
+        inputs = random_inputs(known, min(step, test_number - start), seed=start)
         answers = []
         for index, each in enumerate(called):
             began = time.perf_counter()

@@ -1,6 +1,7 @@
 """What kito raises. Each message names the thing that is wrong and the remedy."""
 
 import re
+import textwrap
 
 # What Keras puts around the error of a layer's call.
 ENCOUNTERED = "Exception encountered when calling"
@@ -12,7 +13,7 @@ def first_line(error: BaseException) -> str:
     text = BOLD.sub("", str(error).split("Exception encountered: ")[-1])
     lines = (line.strip() for line in text.splitlines())
     said = (line for line in lines if line and not line.startswith(ENCOUNTERED))
-    return next(said, "")[:200]
+    return textwrap.shorten(next(said, ""), 200, placeholder=" ...")
 
 
 class KitoError(Exception):

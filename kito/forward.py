@@ -7,10 +7,9 @@ the layers that kito rewrites. The result of a rewrite is a plain Keras model, w
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import Any
 
 import keras
-
-from kito.graph.keras_internals import Functional, is_graph_model, shell, structures
 
 PREDICTING = ("predict", "predict_on_batch", "predict_step", "make_predict_function")
 EVALUATING = (
@@ -28,18 +27,20 @@ def as_called(model: keras.Model) -> keras.Model:
 
     The model itself, if it is such a one.
     """
-    if not own_methods(model, PREDICTING):
-        return model
-    inputs, outputs = structures(model)
-    if not is_graph_model(model):
-        inputs = keras.tree.map_structure(
-            lambda each: keras.Input(batch_shape=each.shape, dtype=each.dtype), inputs
-        )
-        outputs = shell(model)(inputs)
-    plain = Functional(inputs, outputs, name=model.name)
-    if names := getattr(model, "output_names", None):
-        plain.output_names = list(names)
-    return plain
+    return _Called(model) if own_methods(model, PREDICTING) else model
+
+
+class _Called(keras.Model):  # type: ignore[misc]
+    """Calls a model."""
+
+    def __init__(self, model: keras.Model) -> None:
+        super().__init__(name=model.name)
+        self.model = model
+        self.output_names = list(getattr(model, "output_names", None) or ())
+        self.built = True
+
+    def call(self, inputs: Any) -> Any:
+        return self.model(inputs, training=False)
 
 
 def own_methods(model: keras.Model, names: Iterable[str]) -> list[str]:

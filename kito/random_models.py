@@ -526,10 +526,14 @@ def check(model: keras.Model, rules: Sequence[str | Rule] | None = None) -> Repo
 
 
 def _is_as_inferred(model: keras.Model, outputs: Any) -> bool:
-    """Whether the outputs have the shapes that Keras inferred of them."""
+    """Whether the outputs have the shapes and dtypes that Keras inferred of them.
+
+    On PyTorch Keras 3.15 multiplies float64 matrices in float32.
+    """
     pairs = zip(model.outputs, keras.tree.flatten(outputs), strict=True)
     return all(
         len(spec.shape) == output.ndim
+        and str(spec.dtype) == keras.backend.standardize_dtype(output.dtype)
         and all(known in (None, size) for known, size in zip(spec.shape, output.shape, strict=True))
         for spec, output in pairs
     )

@@ -44,7 +44,7 @@ class Reference:
         Raises:
             InputError: the model does not run on the inputs, or answers otherwise each time.
         """
-        expected = verification.expected(model, inputs)
+        expected = verification.expected(model, fast, inputs)
         unfit = {"zeros", "large"} if precision == "float16" else {"zeros"}
         batches = {kind: each for kind, each in expected.batches.items() if kind not in unfit}
         answers = {kind: expected.answers[kind] for kind in batches}

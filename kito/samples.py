@@ -7,7 +7,7 @@ from typing import Any
 import keras
 import numpy as np
 
-from kito.graph.keras_internals import structures, sublayers
+from kito.graph.keras_internals import input_structure, is_graph_model, sublayers
 
 # What an unknown dimension becomes. Large enough for five poolings by two.
 UNKNOWN_SIZE = 64
@@ -15,13 +15,20 @@ WORDS = ("convolution", "normalization", "kernel", "bias", "tensor")
 
 
 def random_inputs(
-    model: keras.Model, batch_size: int = 2, seed: int = 0, unknown_size: int = UNKNOWN_SIZE
+    model: keras.Model,
+    batch_size: int = 2,
+    seed: int = 0,
+    unknown_size: int = UNKNOWN_SIZE,
+    shapes_of: Any = None,
 ) -> Any:
     """Inputs that fit the model's signature, in the structure that it takes.
 
     Floats are drawn from the standard normal distribution, integers below the smallest vocabulary
     of the model's Embedding layers, strings from a few words. Unknown dimensions become
     `unknown_size`; a fixed batch size stays as it is.
+
+    Args:
+        shapes_of: arrays in the structure that the model takes, whose shapes these then have.
 
     Returns:
         numpy arrays with the dtypes of the model's inputs.
@@ -31,13 +38,23 @@ def random_inputs(
         layer.input_dim for layer in sublayers(model) if isinstance(layer, keras.layers.Embedding)
     ]
 
-    def array(tensor: keras.KerasTensor) -> np.ndarray:
+    def array(tensor: keras.KerasTensor, like: Any = None) -> np.ndarray:
         batch, *rest = tensor.shape or (1,)
         shape = (batch or batch_size, *(size or unknown_size for size in rest))
         dtype = keras.backend.standardize_dtype(tensor.dtype)
+        shape = shape if like is None else np.shape(like)
         return draw(rng, shape, dtype, below=min(vocabularies, default=2))
 
-    return keras.tree.map_structure(array, structures(model)[0])
+    inputs = input_structure(model)
+    if shapes_of is None:
+        return keras.tree.map_structure(array, inputs)
+    leaves = map(array, keras.tree.flatten(inputs), keras.tree.flatten(shapes_of))
+    return keras.tree.pack_sequence_as(inputs, list(leaves))
+
+
+def with_known_inputs(*models: keras.Model) -> keras.Model:
+    """Of models that take the same inputs, one of which Keras knows the dtypes, if there is any."""
+    return next(filter(is_graph_model, models), models[0])
 
 
 def draw(

@@ -21,7 +21,7 @@ from kito.prediction import Predictor
 from kito.preparation import converted, prepare
 from kito.progress import doing, track
 from kito.reference import Reference
-from kito.samples import random_inputs
+from kito.samples import random_inputs, with_known_inputs
 from kito.turns import in_turns
 from kito.writing import FilePath
 
@@ -78,9 +78,11 @@ def predictor(
     else:
         wanted = registered if engine == AUTO else [engine_named(engine)]
     fast = optimized(model)
-    batch = random_inputs(model, batch_size) if inputs is None else converted(model, inputs)
+    result = fast(keras.backend.backend(), None)
+    known = with_known_inputs(model, result)
+    batch = random_inputs(known, batch_size) if inputs is None else converted(known, inputs)
     settings = Settings(precision, threads, shapes_of(batch))
-    reference = Reference.of(model, fast(keras.backend.backend(), None), batch, precision)
+    reference = Reference.of(model, result, batch, precision)
 
     def tried(some: Iterable[Engine]) -> list[Attempt]:
         return [attempt(fast, each, reference, settings) for each in some]

@@ -20,6 +20,7 @@ from kito.engines import onnxruntime, openvino
 from kito.engines.engine import Engine, Settings
 from kito.engines.engine import Run as ArraysRun
 from kito.errors import InputError
+from kito.forward import as_called
 from kito.preparation import prepare
 from kito.reference import Reference
 from kito.selection import Fast, attempt
@@ -78,9 +79,10 @@ def ways(model: keras.Model, fast: Fast, reference: Reference) -> list[Way]:
     Args:
         reference: what the answers of kito's model in an engine are checked with.
     """
+    called = as_called(model)
     found = [
-        Way(KERAS, False, True, lambda: model.predict_on_batch),
-        Way(PREDICT, False, True, lambda: partial(model.predict, verbose=0)),
+        Way(KERAS, False, True, lambda: called.predict_on_batch),
+        Way(PREDICT, False, True, lambda: partial(called.predict, verbose=0)),
     ]
     if keras.backend.backend() == "tensorflow":
         found.append(Way(XLA, False, True, partial(compiled, model)))

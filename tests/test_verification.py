@@ -245,3 +245,62 @@ def test_other_shapes_are_wrong():
     inputs = keras.Input((4,))
     model, other = (keras.Model(inputs, Dense(n)(inputs)) for n in (3, 4))
     assert not verify(model, other).passed
+
+
+def test_text_is_not_enlarged():
+    inputs = {
+        "word": keras.Input((1,), dtype="string", name="word"),
+        "number": keras.Input((1,), name="number"),
+    }
+    found = layers.StringLookup(vocabulary=["kernel", "bias"])(inputs["word"])
+    x = layers.Concatenate()([layers.Embedding(3, 2)(found)[:, 0], inputs["number"]])
+    model = randomize(keras.Model(inputs, BatchNormalization()(Dense(2)(x))))
+    assert verify(model, optimize(model)).passed
+
+
+def test_sizes_that_are_not_open_are_left_out():
+    # 64 places, as the tile makes so many, though the input says any number
+    inputs = keras.Input((None, 3))
+    x = BatchNormalization()(layers.Conv1D(4, 1)(inputs))
+    whole = keras.ops.tile(layers.MaxPooling1D(64)(x), [1, 64, 1])
+    model = randomize(keras.Model(inputs, layers.Concatenate()([x, whole])))
+    found = verify(model, optimize(model))
+    assert found.passed
+    assert found.unfit == ("other sizes",)
+    assert "the model does not run on inputs of other sizes" in str(found)
+
+
+def test_given_inputs_are_enough_and_others_have_their_shapes():
+    inputs = keras.Input((None, 3))
+    x = BatchNormalization()(Dense(4)(inputs))
+    model = randomize(keras.Model(inputs, x + keras.ops.ones((7, 4))))
+    fast = optimize(model)
+    with pytest.raises(kito.InputError, match="does not run on random inputs"):
+        verify(model, fast)
+    given = np.ones((2, 7, 3), "float32")
+    found = verify(model, fast, given)
+    assert {each.inputs for each in found.trials} == {"random", "zeros", "large", "given"}
+    assert found.passed
+    with pytest.raises(kito.InputError, match="does not run on given inputs"):
+        verify(model, fast, given[:, :5])
+
+
+def test_a_result_is_not_wrong_because_one_draw_changes_nothing(monkeypatch):
+    # Two numbers are nearly equal, and a softmax makes much of that.
+    model = small()
+    fast = optimize(model)
+    draws = []
+    original = verification.rounded_otherwise
+
+    def rounded_otherwise(model, other, seed):
+        draws.append(seed)
+        return original(model, other, seed)
+
+    monkeypatch.setattr(verification, "rounded_otherwise", rounded_otherwise)
+    assert verify(model, fast).passed
+    assert draws == [0]
+    draws.clear()
+    wrong = keras.models.clone_model(fast)
+    wrong.set_weights([1.01 * weight for weight in fast.get_weights()])
+    assert not verify(model, wrong).passed
+    assert len(draws) == verification.DRAWS
