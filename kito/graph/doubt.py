@@ -15,12 +15,13 @@ is it found out which of them is at fault.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from functools import cache
 
 import keras
 
 from kito.graph.copying import can_load, copy_and_call, copy_layer
-from kito.graph.faithful import Opened, check_faithful, opened_graphs
+from kito.graph.faithful import Opened, check_faithful, opened_graphs, scales
 from kito.graph.ir import Graph, Tensor, rewritten_graphs, walk
 from kito.graph.keras_internals import Functional
 from kito.graph.layer import Layer
@@ -58,7 +59,7 @@ def unfaithful(graph: Graph) -> dict[keras.Layer, UntraceableError]:
         try:
             _check_loadable(source, nested, opened, is_copied)
             if nested.trace is not None:
-                check_sizes(nested.trace)
+                _check_sizes(nested)
                 if nested not in believed:
                     believed.update(_check(nested, opened))
         except UntraceableError as error:
@@ -76,7 +77,7 @@ def check_copied(graph: Graph) -> Iterator[Graph]:
         UntraceableError: it is not what the composite computes.
     """
     assert graph.trace is not None
-    check_sizes(graph.trace)
+    _check_sizes(graph)
     _check_loadable(graph.trace.source, graph, _is_run, _is_copied)
     return _check(graph, _is_run)
 
@@ -87,9 +88,19 @@ def check_alone(graph: Graph) -> None:
     Raises:
         UntraceableError: it is not what its layer computes.
     """
-    assert graph.trace is not None
-    check_sizes(graph.trace)
+    _check_sizes(graph)
     check_faithful(graph, opened=lambda layer: False)
+
+
+def _check_sizes(graph: Graph) -> None:
+    """Whether the call does the same at every size; what sizes go together is found out first.
+
+    Raises:
+        UntraceableError: it does not.
+    """
+    assert graph.trace is not None
+    graph.trace = replace(graph.trace, scales=scales(graph.trace))
+    check_sizes(graph.trace)
 
 
 def _is_run(layer: Layer) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from typing import Any
@@ -11,15 +12,20 @@ import keras
 import numpy as np
 
 from kito.distance import apart, magnitude
-from kito.graph.ir import Calls, Graph, Node, Ref, Tensor
+from kito.graph.ir import Calls, Graph, Node, Ref, Tensor, Trace
 from kito.graph.keras_internals import takes_training, untouched
 from kito.graph.layer import Layer, to_numpy
-from kito.graph.record import UntraceableError, only_untraceable
+from kito.graph.record import UntraceableError, only_untraceable, with_sizes
 from kito.samples import draw
 
 # What each dimension that is not known is, in two runs. In a model five poolings by two must fit.
 SIZES_OF_A_LAYER = (32, 40)
 SIZES_OF_A_MODEL = (64, 96)
+# By how much one input of a call may be larger than another, of which size that is tried, and with
+# how many inputs.
+SCALES = (1, 2, 4, 8)
+SCALED = 16
+MOST_SCALED = 3
 # Of the largest output. The trace runs the same operations, but maybe in another order.
 TOLERANCES = {"float64": 1e-12, "float32": 1e-5, "float16": 1e-2, "bfloat16": 5e-2}
 
@@ -42,7 +48,8 @@ def check_faithful(graph: Graph, *, opened: Opened) -> None:
     rng = np.random.default_rng(0)
     with only_untraceable(), untouched(source), uncompiled():
         for batch, size in zip((2, 1), sizes, strict=True) if dynamic else ((2, 1),):
-            data = [_data(rng, leaf, batch, size) for leaf in leaves]
+            sized = with_sizes(leaves, batch=batch, others=size, scales=trace.scales)
+            data = [_data(rng, leaf) for leaf in sized]
             given = [
                 each for leaf, each in zip(leaves, data, strict=True) if isinstance(leaf, Tensor)
             ]
@@ -57,6 +64,37 @@ def check_faithful(graph: Graph, *, opened: Opened) -> None:
                 _check_same(to_numpy(one), to_numpy(other))
             for one, spec in zip(flat, trace.outputs, strict=False):
                 check_shape(tuple(one.shape), spec)
+
+
+def scales(trace: Trace) -> tuple[int, ...]:
+    """How the sizes that are not known have to stand to each other, so that the call takes them.
+
+    A block that brings two branches together may enlarge one of them first.
+
+    Returns:
+        A number for each tensor in the arguments; none if the sizes may be alike, or nothing was
+        found.
+    """
+    leaves = keras.tree.flatten((trace.args, trace.kwargs))
+    unknown = [None in leaf.shape[1:] for leaf in leaves if isinstance(leaf, Tensor)]
+    if not 2 <= sum(unknown) <= MOST_SCALED:
+        return ()
+    products = itertools.product(SCALES, repeat=sum(unknown))
+    for factors in sorted((each for each in products if min(each) == 1), key=sum):
+        some = iter(factors)
+        found = tuple(next(some) if each else 1 for each in unknown)
+        sized = with_sizes(leaves, batch=1, others=SCALED, scales=found)
+        with contextlib.suppress(UntraceableError):  # it does not take these
+            _run(trace, [_data(np.random.default_rng(0), leaf) for leaf in sized])
+            return found if max(factors) > 1 else ()
+    return ()
+
+
+def _run(trace: Trace, data: list[Any]) -> Any:
+    """What a layer answers at inference; the data stand for the leaves of its arguments."""
+    args, kwargs = keras.tree.pack_sequence_as((trace.args, trace.kwargs), data)
+    with only_untraceable(), untouched(trace.source), uncompiled(), keras.StatelessScope():
+        return trace.source(*args, **{**kwargs, "training": False})
 
 
 def evaluate(graph: Graph, inputs: list[Any], opened: Opened) -> Any:
@@ -178,11 +216,10 @@ def _is_same(one: Any, other: Any) -> bool:
     )
 
 
-def _data(rng: np.random.Generator, leaf: Any, batch: int, size: int) -> Any:
+def _data(rng: np.random.Generator, leaf: Any) -> Any:
     if not isinstance(leaf, Tensor):
         return leaf
-    first, *rest = leaf.shape or (1,)
-    array = draw(rng, (first or batch, *(known or size for known in rest)), leaf.dtype)
+    array = draw(rng, tuple(size or 0 for size in leaf.shape or (1,)), leaf.dtype)
     return keras.ops.convert_to_tensor(array, dtype=leaf.dtype)
 
 

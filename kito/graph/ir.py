@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
@@ -106,12 +106,15 @@ class Trace:
         source: the layer.
         args, kwargs: its arguments, with a `Tensor` where it gets a tensor.
         outputs: what Keras inferred of the outputs; none where nobody asked it.
+        scales: how the sizes that are not known stand to each other, for each tensor in the
+            arguments; none where they are alike.
     """
 
     source: keras.Layer
     args: tuple[Any, ...]
     kwargs: dict[str, Any]
     outputs: tuple[Tensor, ...] = ()
+    scales: tuple[int, ...] = field(default=(), repr=False)
 
 
 @dataclass(frozen=True)

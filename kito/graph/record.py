@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import contextlib
 import inspect
-from collections.abc import Iterator
+import itertools
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from typing import Any
 
@@ -68,16 +69,27 @@ def record(layer: keras.Layer, args: Any, kwargs: Any) -> Functional:
     return function
 
 
-def with_sizes(arguments: Any, *, batch: int | None = None, others: int | None = None) -> Any:
+def with_sizes(
+    arguments: Any,
+    *,
+    batch: int | None = None,
+    others: int | None = None,
+    scales: Iterable[int] = (),
+) -> Any:
     """Arguments of a call, with numbers for the sizes that are not known, that of the batch and the
     others; None leaves them as they are.
+
+    Args:
+        scales: how many times the others, for each tensor; once if there is none.
     """
+    factors = itertools.chain(scales, itertools.repeat(1))
 
     def sized(leaf: Any) -> Any:
         if not isinstance(leaf, Tensor):
             return leaf
+        factor = next(factors)
         shape = [
-            (others if axis else batch) if size is None else size
+            size if size is not None else batch if not axis else others and others * factor
             for axis, size in enumerate(leaf.shape)
         ]
         return replace(leaf, shape=tuple(shape))

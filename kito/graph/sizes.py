@@ -56,8 +56,9 @@ def check_sizes(trace: Trace) -> None:
     held = set(map(id, sublayers(layer)))
 
     def outline(**sizes: int) -> list[str] | None:
+        """The calls that are made with these sizes."""
         try:
-            return _outline(record(layer, *with_sizes(given, **sizes)), held)
+            return _outline(record(layer, *with_sizes(given, **sizes, scales=trace.scales)), held)
         except Exception:  # it takes no input of that size
             return None
 

@@ -186,6 +186,45 @@ def test_a_block_of_several_inputs():
     check_rewrites(keras.Model([inputs, skip], Merge()(inputs, skip=skip)), FOLDS, times=1)
 
 
+class Up(Block):
+    """Enlarges what it is given first."""
+
+    def __init__(self, times=2, **options):
+        super().__init__(**options)
+        self.times, self.up = times, layers.UpSampling2D(times)
+
+    def build(self, x_shape, skip_shape):
+        super().build((*skip_shape[:-1], x_shape[-1] + skip_shape[-1]))
+
+    def call(self, x, skip):
+        return super().call(ops.concatenate([self.up(x), skip], -1))
+
+    def compute_output_shape(self, x_shape, skip_shape):
+        return super().compute_output_shape(skip_shape)
+
+    def get_config(self):
+        return super().get_config() | {"times": self.times}
+
+
+@pytest.mark.parametrize("times", [1, 2, 4])
+def test_a_block_that_brings_two_sizes_together(times):
+    inputs = keras.Input((None, None, 3))
+    x = Conv2D(4, 3, padding="same")(layers.AveragePooling2D(times)(inputs))
+    model = keras.Model(inputs, Up(times)(x, inputs))
+    randomize(model)
+    report = kito.Report()
+    fast = kito.optimize(model, FOLDS, report=report)
+    assert report.folded == {"conv_batchnorm": 1}
+    assert not report.notes
+    check_equivalent(model, fast)
+
+
+def test_a_block_that_takes_no_sizes_that_are_tried():
+    inputs = keras.Input((None, None, 3))
+    model = keras.Model(inputs, Up(32)(layers.AveragePooling2D(32)(inputs), inputs))
+    kept_whole(model, "its call fails on random data")
+
+
 def test_half_precision_casts_at_the_border():
     keras.config.set_dtype_policy("mixed_bfloat16")
     check_rewrites(around(Block()), FOLDS, times=1)
