@@ -173,7 +173,10 @@ def _holds_batch_size(value: Any) -> bool:
         return any(map(_holds_batch_size, value))
     if isinstance(value, (int, float)):
         return value != 0 and value % BATCH_SIZE == 0
-    return isinstance(value, np.ndarray) and _holds_batch_size(value.shape)
+    held = isinstance(value, np.ndarray) or (
+        keras.ops.is_tensor(value) and not isinstance(value, keras.KerasTensor)
+    )
+    return held and _holds_batch_size(tuple(value.shape))
 
 
 def _check_sizes(function: Functional) -> None:

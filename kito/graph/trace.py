@@ -9,7 +9,8 @@ frozen into it. So a trace that a rewrite makes use of must be faithful (doubt.p
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+import math
+from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Any
 
@@ -17,15 +18,21 @@ import keras
 import numpy as np
 
 from kito.graph.keras_internals import Functional, calls_in_order, sublayers, untouched
+from kito.graph.layer import to_numpy
 from kito.graph.record import UntraceableError, only_untraceable, record
 
 ONLY_KERAS = "; kito looks inside a call that uses layers and keras.ops alone"
+UNLESS_HELD = "which kito can't take over unless a layer holds it"
+# Larger ones are no constants that people write, and a model is saved with them as text.
+LARGEST_CONSTANT = 2**16
 # What is told apart in a string.
 PLAIN = (keras.KerasTensor, bool, int, float, str, type(None))
 
 
 # The outputs of composites, by the layer and by the arguments of its call.
 Outputs = dict[tuple[int, str], Any]
+# What records a call once more.
+Recorder = Callable[[], Functional]
 
 
 @contextlib.contextmanager
@@ -49,7 +56,7 @@ def trace(layer: keras.Layer, args: Any, kwargs: Any, known: Outputs) -> Iterato
         untouched(layer),
     ):
         function = record(layer, args, kwargs)
-        _check_constants(function)
+        _check_constants(layer, function, partial(record, layer, args, kwargs))
         _check_training(function)
         yield function
 
@@ -108,9 +115,34 @@ def _infer(layer: keras.Layer, args: Any, kwargs: Any) -> Any:
     return type(layer).compute_output_spec(layer, *args, **kwargs)
 
 
-def _check_constants(function: Functional) -> None:
+def _check_constants(layer: keras.Layer, function: Functional, again: Recorder) -> None:
     """Weights that `call` reads itself would be frozen into the record, and lost on saving; so
-    would functions, and whatever they read.
+    would functions, and whatever they read. A tensor may be made of a weight, or drawn: so the call
+    is recorded once more with other weights, and gives the same one if it is a constant.
+    """
+    tensors = list(_tensors(function))
+    if not tensors:
+        return
+    with keras.StatelessScope(state_mapping=[(each, _other(each)) for each in layer.variables]):
+        others = [tensor for _, tensor in _tensors(again())]
+    for (name, tensor), other in zip(tensors, [*others, *[None] * len(tensors)], strict=False):
+        if not _is_equal(tensor, other):
+            raise UntraceableError(
+                f"its call hands a tensor made of weights, or drawn at random, to {name}, "
+                f"{UNLESS_HELD}"
+            )
+        if math.prod(tensor.shape) > LARGEST_CONSTANT:
+            raise UntraceableError(
+                f"its call hands a constant of {math.prod(tensor.shape):,} numbers to {name}, "
+                f"{UNLESS_HELD}"
+            )
+
+
+def _tensors(function: Functional) -> Iterator[tuple[str, Any]]:
+    """The tensors with values that a record holds, and the names of the operations that take them.
+
+    Raises:
+        UntraceableError: it holds something else that is not in a configuration.
     """
     plain = (bool, int, float, str, type(None), type(...), slice, np.ndarray, np.generic)
     for call in calls_in_order(function):
@@ -118,12 +150,26 @@ def _check_constants(function: Functional) -> None:
         if not isinstance(call.operation, keras.Layer):
             leaves += filter(callable, vars(call.operation).values())
         for leaf in leaves:
-            if not isinstance(leaf, (keras.KerasTensor, *plain)):
+            if isinstance(leaf, (keras.KerasTensor, *plain)):
+                continue
+            if isinstance(leaf, keras.Variable) or not keras.ops.is_tensor(leaf):
                 made = "weight" if isinstance(leaf, keras.Variable) else type(leaf).__name__
                 raise UntraceableError(
-                    f"its call hands a {made} to {call.operation.name}, which kito can't take "
-                    "over unless a layer holds it"
+                    f"its call hands a {made} to {call.operation.name}, {UNLESS_HELD}"
                 )
+            yield call.operation.name, leaf
+
+
+def _other(variable: keras.Variable) -> Any:
+    """Another value for a variable."""
+    if keras.backend.is_float_dtype(variable.dtype):
+        return variable * 1.5 + 1
+    value = keras.ops.convert_to_tensor(variable)
+    return keras.ops.logical_not(value) if variable.dtype == "bool" else value + 1
+
+
+def _is_equal(one: Any, other: Any) -> bool:
+    return keras.ops.is_tensor(other) and np.array_equal(to_numpy(one), to_numpy(other))
 
 
 def _check_training(function: Functional) -> None:

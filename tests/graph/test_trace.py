@@ -186,6 +186,15 @@ def test_a_block_of_several_inputs():
     check_rewrites(keras.Model([inputs, skip], Merge()(inputs, skip=skip)), FOLDS, times=1)
 
 
+def test_a_block_with_constants():
+    check_rewrites(around(ConstantBlock()), FOLDS, times=1)
+
+
+def test_a_block_with_large_constants():
+    with patch("kito.graph.trace.LARGEST_CONSTANT", 3):
+        kept_whole(around(ConstantBlock()), "hands a constant of 4 numbers to add")
+
+
 class Up(Block):
     """Enlarges what it is given first."""
 
@@ -245,6 +254,16 @@ class WeightBlock(Block):
 
     def call(self, x):
         return super().call(x) * self.scale
+
+
+class MadeOfWeightBlock(WeightBlock):
+    def call(self, x):
+        return Block.call(self, x) * ops.exp(self.scale)
+
+
+class ConstantBlock(Block):
+    def call(self, x):
+        return super().call(x) * ops.cast(0.5, x.dtype) + ops.arange(4, dtype=x.dtype)
 
 
 class UncertainBlock(Block):
@@ -342,8 +361,13 @@ class NumpyBlock(Block):
 @pytest.mark.parametrize(
     ("block", "shape", "reason"),
     [
-        (RandomBlock, SHAPE, "kept whole"),
+        (RandomBlock, SHAPE, "drawn at random"),
         (WeightBlock, SHAPE, "its call hands a weight to multiply"),
+        (
+            MadeOfWeightBlock,
+            SHAPE,
+            "hands a tensor made of weights, or drawn at random, to multiply",
+        ),
         (UncertainBlock, SHAPE, "calls bn with training=True"),
         (CountingBlock, SHAPE, "whole: its call changes count.count: the next need not be"),
         (AssigningBlock, SHAPE, "the call of count assigns to count/count: the next"),
