@@ -1,22 +1,27 @@
-"""The dtypes of a subclassed model's inputs, of which Keras keeps no record: it is asked.
+"""The dtypes of a subclassed model's inputs, of which Keras keeps no record.
 
-A Functional model casts what it is given to the dtypes of its inputs. What the model computes of
-1.4 as of 1, an Embedding reads or the like: it is an integer, and would be rounded as a float.
+A Functional model casts what it is given to the dtypes of its inputs. An input that an Embedding or
+the like reads, and nothing else, is an integer, which as a float would be rounded.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from typing import Any
 
 import keras
 import numpy as np
 
-from kito.graph.faithful import SIZES_OF_A_MODEL, uncompiled
-from kito.graph.keras_internals import sublayers, untouched
+from kito.graph.faithful import SIZES_OF_A_MODEL, answer
+from kito.graph.ir import Graph, Node, Ref, Tensor, Trace
+from kito.graph.keras_internals import (
+    RESHAPING_OPERATIONS,
+    UNREADING_OPERATIONS,
+    sublayers,
+)
 from kito.graph.layer import to_numpy
-from kito.graph.record import UntraceableError, only_untraceable, with_sizes
+from kito.graph.record import UntraceableError, with_sizes
 
 INTEGER = "int64"
 READERS = (
@@ -26,84 +31,125 @@ READERS = (
     keras.layers.Hashing,
     keras.layers.IntegerLookup,
 )
-# Below this, all fractions in float32, and some in 16 bits, stay fractions.
-SMALL = 64
-# So many draws tell what an input is from what happens to make no difference.
-DRAWS = 3
+RESHAPING = (
+    *RESHAPING_OPERATIONS,
+    keras.layers.Flatten,
+    keras.layers.Identity,
+    keras.layers.Permute,
+    keras.layers.Reshape,
+)
+
+# Of sequences of any length, so long are those that are tried.
+LENGTH = 8
+# What is inside a layer; None if nobody knows.
+Opened = Callable[[Graph, Node], Graph | None]
 
 
-def with_integers(model: keras.Model, inputs: Any) -> Any:
-    """The inputs of a model, a structure of `Tensor`, with an integer dtype where it reads one."""
-    held = sublayers(model)
+def with_integers(graph: Graph, inputs: Any, opened: Opened) -> Any:
+    """The inputs of a graph, a structure of `Tensor`, with an integer dtype where it reads one."""
+    refs = keras.tree.flatten(graph.inputs)
+    leaves = [
+        replace(leaf, dtype=INTEGER) if _is_integer(graph, ref, opened) else leaf
+        for ref, leaf in zip(refs, keras.tree.flatten(inputs), strict=True)
+    ]
+    return keras.tree.pack_sequence_as(inputs, leaves)
+
+
+def _is_integer(graph: Graph, ref: Ref, opened: Opened) -> bool:
+    """Whether a tensor goes to layers that read integers, and nowhere else."""
+    found = list(_reads_integers(graph, ref, opened))
+    return bool(found) and all(found)
+
+
+def _reads_integers(graph: Graph, ref: Ref, opened: Opened) -> Iterator[bool]:
+    """Of each layer that a tensor goes to in the end, or output that it is, whether that reads
+    integers.
+    """
+    if ref in keras.tree.flatten(graph.outputs):
+        yield False
+    for node in graph.readers(ref.node):
+        if ref not in node.refs or node.layer.cls in UNREADING_OPERATIONS:
+            continue
+        inside = opened(graph, node)
+        if node.layer.cls in RESHAPING:
+            yield from _reads_integers(graph, Ref(node.id), opened)
+        elif inside is None:
+            yield node.layer.cls in READERS or _drops_fractions(graph, node)
+        else:
+            for given, inner in zip(node.refs, keras.tree.flatten(inside.inputs), strict=True):
+                if given == ref:
+                    yield from _reads_integers(inside, inner, opened)
+
+
+def _drops_fractions(graph: Graph, node: Node) -> bool:
+    """Whether a layer that nobody can look into, such as an embedding of words and their places,
+    reads 1.9 as it reads 1.
+    """
+    source = node.layer.source
+    if not isinstance(source, keras.Layer) or node.args != tuple(node.refs) or len(node.refs) > 1:
+        return False
+    held = sublayers(source)[1:]
     # What sorts numbers into ranges may have whole numbers for their borders.
     if not any(isinstance(part, READERS) for part in held) or any(
         isinstance(part, keras.layers.Discretization) for part in held
     ):
-        return inputs
-    leaves = keras.tree.flatten(inputs)
-    found = [
-        replace(leaf, dtype=INTEGER) if _is_integer(model, inputs, index) else leaf
-        for index, leaf in enumerate(leaves)
-    ]
-    return keras.tree.pack_sequence_as(inputs, found)
+        return False
+    rng = np.random.default_rng(0)
+    tensor = graph.tensor(node.refs[0])
+    shape = [2, *(size or LENGTH for size in tensor.shape[1:])]
+    whole = rng.integers(0, 2, shape).astype("float32")
+    fractions = rng.choice(np.array([0.05, 0.5, 0.95], "float32"), shape)
+    try:
+        expected, other, changed = (
+            to_numpy(answer(Trace(source, (tensor,), {}), [keras.ops.convert_to_tensor(each)]))
+            for each in (whole, whole + (1 - whole) * fractions, 1 - whole)
+        )
+    except UntraceableError:
+        return False
+    return _is_same(expected, other) and not _is_same(expected, changed)
+
+
+def takes_floats(model: keras.Model, inputs: Any) -> bool:
+    """Whether a model runs on numbers with fractions."""
+    try:
+        _answers(model, inputs, 0.5, "float32")
+    except UntraceableError:
+        return False
+    return True
 
 
 def answers_integers_alike(model: keras.Model, inputs: Any) -> bool:
-    """Whether it makes no difference that integers become the floats that the inputs are."""
-    whole = _whole(model, inputs)
-    try:
-        integers = _answers(model, inputs, [each.astype(INTEGER) for each in whole])
-    except UntraceableError:  # it takes floats only
-        return True
-    try:
-        return _same(integers, _answers(model, inputs, whole))
-    except UntraceableError:
-        return False
+    """Whether it makes no difference that integers become what the inputs are: words, pixels, and
+    numbers that a float32 rounds.
+    """
+    for number, dtype in ((1, INTEGER), (255, "uint8"), (2**24 + 1, INTEGER)):
+        try:
+            integers = _answers(model, inputs, number, dtype)
+        except UntraceableError:  # it does not take them
+            continue
+        try:
+            others = _answers(model, inputs, number)
+        except UntraceableError:
+            return False
+        if len(integers) != len(others) or not all(map(_is_same, integers, others)):
+            return False
+    return True
 
 
-def _is_integer(model: keras.Model, inputs: Any, index: int) -> bool:
-    """Whether the model reads one of its inputs as an integer, whatever it is given."""
-    rng = np.random.default_rng(0)
-    depends = False
-    try:
-        for seed in range(DRAWS):
-            whole = _whole(model, inputs, seed, SMALL)
-            expected = _answers(model, inputs, whole)
-            other = list(whole)
-            other[index] = whole[index] + 0.9 * rng.random(whole[index].shape)
-            if not _same(expected, _answers(model, inputs, other)):
-                return False
-            other[index] = np.roll(whole[index], 1)
-            depends = depends or not _same(expected, _answers(model, inputs, other))
-    except UntraceableError:
-        return False
-    return depends
+def _is_same(one: np.ndarray, other: np.ndarray) -> bool:
+    return one.dtype == other.dtype and np.array_equal(one, other, equal_nan=one.dtype.kind == "f")
 
 
-def _whole(
-    model: keras.Model, inputs: Any, seed: int = 0, below: float = np.inf
+def _answers(
+    model: keras.Model, inputs: Any, number: float, dtype: str | None = None
 ) -> list[np.ndarray]:
-    """Zeros and ones, as floats, and the numbers that the model looks up."""
-    rng = np.random.default_rng(seed)
-    values = {0, 1}
-    for part in sublayers(model):
-        if isinstance(part, keras.layers.IntegerLookup):
-            values.update(each for each in part.get_vocabulary() if 0 <= each < below)
+    """What the model answers to zeros and a number, in this dtype or in those of the inputs."""
+    rng = np.random.default_rng(0)
     sized = with_sizes(inputs, batch=2, others=SIZES_OF_A_MODEL[0])
-    return [
-        rng.choice(sorted(values), [size or 1 for size in leaf.shape]).astype(np.float64)
-        for leaf in keras.tree.flatten(sized)
-    ]
 
+    def data(leaf: Tensor) -> Any:
+        array = number * rng.integers(0, 2, [size or 1 for size in leaf.shape])
+        return keras.ops.convert_to_tensor(array, dtype=dtype or leaf.dtype)
 
-def _answers(model: keras.Model, inputs: Any, arrays: Sequence[np.ndarray]) -> list[np.ndarray]:
-    given = keras.tree.pack_sequence_as(inputs, list(map(keras.ops.convert_to_tensor, arrays)))
-    with only_untraceable(), untouched(model), uncompiled(), keras.StatelessScope():
-        return list(map(to_numpy, keras.tree.flatten(model(given, training=False))))
-
-
-def _same(one: Sequence[np.ndarray], other: Sequence[np.ndarray]) -> bool:
-    return len(one) == len(other) and all(
-        a.dtype == b.dtype and np.array_equal(a, b, equal_nan=a.dtype.kind == "f")
-        for a, b in zip(one, other, strict=True)
-    )
+    data_of_all = [data(leaf) for leaf in keras.tree.flatten(sized)]
+    return list(map(to_numpy, keras.tree.flatten(answer(Trace(model, (inputs,), {}), data_of_all))))

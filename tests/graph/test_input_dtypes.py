@@ -42,6 +42,54 @@ class ReaderOfPositions(Reader):
         super().__init__(Positions())
 
 
+class Places(layers.Layer):
+    """Words and their places, which it makes of its own weights: that can't be recorded."""
+
+    def __init__(self, **kwargs):
+        super().__init__(**kwargs)
+        self.embedding, self.place = Embedding(WORDS, 4), Embedding(8, 4)
+
+    def call(self, x):
+        return self.embedding(x) + self.place(ops.arange(3))
+
+
+class ReaderOfPlaces(Reader):
+    def __init__(self):
+        super().__init__(Places())
+
+
+class ReaderOfClasses(Reader):
+    """Reads a float, though three of its fractions may make no difference."""
+
+    def __init__(self):
+        super().__init__()
+        self.feature = Dense(3)
+
+    def call(self, inputs):
+        scores = self.head(self.embedding(inputs["ids"])[:, 0] + 0.0)
+        return ops.argmax(scores + self.feature(inputs["feature"]), -1)
+
+
+class ReaderOfTable(keras.Model):
+    """`take` needs integers, and the other input is a float."""
+
+    def __init__(self):
+        super().__init__()
+        self.head = BatchNormalization()
+
+    def call(self, inputs):
+        table = ops.reshape(ops.arange(12, dtype="float32"), (4, 3))
+        taken = ops.take(table, inputs["ids"], axis=0)[:, 0]
+        return self.head(taken + inputs["feature"])
+
+
+class Threshold(Reader):
+    """Works on floats, and not on integers."""
+
+    def call(self, x):
+        return self.head(self.embedding(ops.where(x >= 0.95, 1.0, 0.0)))
+
+
 class ReaderOfBoth(Reader):
     def call(self, inputs):
         read = self.embedding(inputs["ids"])
@@ -97,7 +145,7 @@ def same_answers(model, data, tolerance):
 
 
 @pytest.mark.parametrize("policy", ["float32", "mixed_float16", "mixed_bfloat16"])
-@pytest.mark.parametrize("cls", [Reader, ReaderOfPositions])
+@pytest.mark.parametrize("cls", [Reader, ReaderOfPositions, ReaderOfPlaces])
 def test_words_are_not_rounded(cls, policy):
     keras.config.set_dtype_policy(policy)
     model = built(cls(), IDS)
@@ -118,12 +166,33 @@ def test_each_input_has_its_own():
     [
         (Patches, np.random.default_rng(0).normal(size=(2, 3, 4)).astype("float32")),
         (Ranges, np.array([[-0.5, 0.5, 1.5]], "float32")),
+        (Threshold, np.array([[0.94, 0.96, 1.5]], "float32")),
     ],
 )
 def test_floats_stay_floats(cls, data):
     fast, report = same_answers(built(cls(), data), data, 1e-5)
     assert fast.inputs[0].dtype == "float32"
     assert not report.notes
+
+
+def test_a_feature_stays_a_float_where_classes_are_told():
+    data = {"ids": IDS, "feature": np.array([[0.5, 1.5, 2.25], [1, 2, 3]], "float32")}
+    fast = kito.optimize(built(ReaderOfClasses(), data))
+    assert {each.name: each.dtype for each in fast.inputs} == {
+        "ids": "int64",
+        "feature": "float32",
+    }
+
+
+def test_which_of_several_inputs_are_integers_is_not_guessed():
+    data = {"ids": IDS % 4, "feature": np.array([[0.5, 1.5, 2.25], [1, 2, 3]], "float32")}
+    with pytest.raises(kito.InputError, match="can't be traced"):
+        kito.optimize(built(ReaderOfTable(), data))
+
+
+def test_a_sequence_of_words_may_have_any_length():
+    fast = kito.optimize(built(Reader(), IDS))
+    assert fast.inputs[0].shape == (None, None)
 
 
 def test_what_answers_integers_otherwise_is_noted():
