@@ -1,6 +1,7 @@
 """Layers that kito does not rewrite: copied with all their state, or shared when nobody can."""
 
 from dataclasses import dataclass
+from enum import Enum
 from functools import partial
 
 import keras
@@ -342,3 +343,42 @@ def test_a_layer_without_a_build_is_copied_in_a_sequential_model():
     fast = kito.optimize(model, report=report)
     assert not report.notes
     check_equivalent(model, fast)
+
+
+class Mode(Enum):
+    ONE, THREE = 1, 3
+
+
+class Factor:
+    def __init__(self, value=1.0):
+        self.value = value
+
+
+class Forgetful(layers.Layer):
+    """Its configuration has neither of its arguments, which have other values than at first."""
+
+    def __init__(self, mode=Mode.ONE, factor=None, **options):
+        super().__init__(**options)
+        self.mode, self.factor = mode, factor or Factor()
+
+    def call(self, x):
+        return x * self.mode.value * self.factor.value
+
+    def get_config(self):
+        return super().get_config()
+
+
+@pytest.mark.parametrize("given", [{"mode": Mode.THREE}, {"factor": Factor(3.0)}])
+def test_objects_that_a_configuration_forgets_are_not_lost(given):
+    rows = [Conv2D(4, 3), BatchNormalization(), Forgetful(**given)]
+    model = randomize(keras.Sequential([keras.Input((8, 8, 3)), *rows]))
+    report = kito.Report()
+    check_equivalent(model, kito.optimize(model, report=report))
+    assert any(f"does not carry {next(iter(given))}" in note for note in report.notes)
+
+
+def test_objects_that_are_equal_are_copied():
+    rows = [Conv2D(4, 3), BatchNormalization(), Forgetful()]
+    report = kito.Report()
+    kito.optimize(randomize(keras.Sequential([keras.Input((8, 8, 3)), *rows])), report=report)
+    assert not report.notes

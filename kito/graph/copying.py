@@ -12,6 +12,7 @@ import tempfile
 import warnings
 from collections.abc import Iterator
 from dataclasses import is_dataclass
+from enum import Enum
 from functools import partial
 from types import FunctionType as Function
 from typing import Any
@@ -21,6 +22,7 @@ import numpy as np
 
 from kito.graph.keras_internals import (
     complete_config,
+    is_users,
     no_initializers,
     own_attributes,
     patched_methods,
@@ -28,6 +30,10 @@ from kito.graph.keras_internals import (
 )
 from kito.graph.layer import to_numpy
 
+# What is compared by its value.
+PLAIN = (bool, int, float, complex, str, bytes, np.generic, type(None), Enum, type)
+# How deep objects in the attributes of a layer are compared.
+LEVELS = 3
 # Where a layer keeps the functions that it applies.
 ACTIVATIONS = ("activation", "recurrent_activation")
 
@@ -245,7 +251,7 @@ def _is_incidental(key: Any) -> bool:
     return key in ("name", "build_config", "shared_object_id") or str(key).endswith("_initializer")
 
 
-def _equal(one: Any, other: Any) -> bool:
+def _equal(one: Any, other: Any, depth: int = LEVELS) -> bool:
     if type(one) is not type(other):
         return False
     if isinstance(one, np.ndarray) or keras.ops.is_tensor(one):
@@ -255,8 +261,27 @@ def _equal(one: Any, other: Any) -> bool:
     if isinstance(one, partial):
         parts = ((each.func, each.args, each.keywords) for each in (one, other))
         return all(map(_equal, *map(keras.tree.flatten, parts)))
-    plain = (bool, int, float, complex, str, bytes, np.generic, type(None))
-    return bool(one == other) if isinstance(one, plain) or is_dataclass(one) else True
+    if isinstance(one, PLAIN) or is_dataclass(one):
+        return bool(one == other)
+    # What Keras tracks in a layer is compared where that is.
+    users = is_users(type(one)) and not isinstance(one, keras.Operation)
+    return not users or depth == 0 or _same_object(one, other, depth - 1)
+
+
+def _same_object(one: Any, other: Any, depth: int) -> bool:
+    """Whether two objects of a user's class are equal, or their attributes for some levels."""
+    if any("__eq__" in vars(cls) for cls in type(one).__mro__[:-1]):
+        return bool(one == other)
+    old, new = (getattr(each, "__dict__", {}) for each in (one, other))
+    if old.keys() != new.keys():
+        return False
+    for name, value in old.items():
+        leaves, others = keras.tree.flatten(value), keras.tree.flatten(new[name])
+        if len(leaves) != len(others) or not all(
+            _equal(a, b, depth) for a, b in zip(leaves, others, strict=True)
+        ):
+            return False
+    return True
 
 
 def _closure(function: Function) -> list[str]:
