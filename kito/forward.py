@@ -11,6 +11,8 @@ from typing import Any
 
 import keras
 
+from kito.graph.keras_internals import Functional, is_graph_model, structures
+
 PREDICTING = ("predict", "predict_on_batch", "predict_step", "make_predict_function")
 EVALUATING = (
     "evaluate",
@@ -27,16 +29,22 @@ def as_called(model: keras.Model) -> keras.Model:
 
     The model itself, if it is such a one.
     """
-    return _Called(model) if own_methods(model, PREDICTING) else model
+    if not own_methods(model, PREDICTING):
+        return model
+    called = Functional(*structures(model)) if is_graph_model(model) else _Called(model)
+    called.name = model.name
+    if names := getattr(model, "output_names", None):
+        called.output_names = list(names)
+    called.run_eagerly, called.jit_compile = model.run_eagerly, model.jit_compile
+    return called
 
 
 class _Called(keras.Model):  # type: ignore[misc]
-    """Calls a model."""
+    """Calls a model that has no graph."""
 
     def __init__(self, model: keras.Model) -> None:
-        super().__init__(name=model.name)
+        super().__init__(dtype=model.dtype_policy, autocast=False)
         self.model = model
-        self.output_names = list(getattr(model, "output_names", None) or ())
         self.built = True
 
     def call(self, inputs: Any) -> Any:

@@ -234,7 +234,8 @@ def expected(
     Args:
         fast: one of them.
 
-    Raises: what `verify` raises.
+    Raises:
+        InputError: as `verify` does.
     """
     batches = drawn_inputs(with_known_inputs(model, fast), seed, inputs)
     if inputs is not None:
@@ -320,9 +321,9 @@ def drawn_inputs(model: keras.Model, seed: int, given: Any = None) -> dict[str, 
     """Batches that fit the model, by kind: random of two sizes, zeros, and large numbers.
 
     Args:
-        given: a batch of inputs, of whose shapes are all but those of other sizes; None is none.
+        given: a batch of inputs, of whose sizes are all but the others; None is none.
     """
-    random = random_inputs(model, 2, seed, unknown_size=SIZES[0], shapes_of=given)
+    random = random_inputs(model, 2, seed, unknown_size=SIZES[0], shapes_of=_first(model, given))
     batches = {"random": random}
     if any(None in tensor.shape for tensor in keras.tree.flatten(input_structure(model))):
         batches["other sizes"] = random_inputs(model, 3, seed + 1, unknown_size=SIZES[1])
@@ -333,6 +334,15 @@ def drawn_inputs(model: keras.Model, seed: int, given: Any = None) -> dict[str, 
     if any(map(_is_float, arrays)) and all(map(_holds_large, arrays)):
         batches["large"] = _scaled(random, LARGE)
     return batches
+
+
+def _first(model: keras.Model, given: Any) -> Any:
+    """Two samples of the given inputs; None if these are not in the structure that it takes."""
+    try:
+        keras.tree.assert_same_structure(input_structure(model), given)
+        return keras.tree.map_structure(lambda each: np.asarray(each)[:2], given)
+    except (TypeError, ValueError, IndexError):
+        return None
 
 
 def _scaled(batch: Any, factor: float) -> Any:

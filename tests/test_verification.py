@@ -1,5 +1,7 @@
 """Two models on the same inputs: what is rounding, and what is a mistake?"""
 
+from contextlib import nullcontext
+
 import keras
 import numpy as np
 import pytest
@@ -247,6 +249,7 @@ def test_other_shapes_are_wrong():
     assert not verify(model, other).passed
 
 
+@pytest.mark.skipif(keras.backend.backend() != "tensorflow", reason="tensors of text")
 def test_text_is_not_enlarged():
     inputs = {
         "word": keras.Input((1,), dtype="string", name="word"),
@@ -285,22 +288,38 @@ def test_given_inputs_are_enough_and_others_have_their_shapes():
         verify(model, fast, given[:, :5])
 
 
-def test_a_result_is_not_wrong_because_one_draw_changes_nothing(monkeypatch):
-    # Two numbers are nearly equal, and a softmax makes much of that.
-    model = small()
-    fast = optimize(model)
-    draws = []
+@pytest.fixture
+def draws(monkeypatch):
+    """The draws of last bits that are made, of which the first changes nothing."""
+    made = []
     original = verification.rounded_otherwise
 
     def rounded_otherwise(model, other, seed):
-        draws.append(seed)
-        return original(model, other, seed)
+        made.append(seed)
+        return original(model, other, seed) if len(made) > 1 else nullcontext()
 
     monkeypatch.setattr(verification, "rounded_otherwise", rounded_otherwise)
-    assert verify(model, fast).passed
-    assert draws == [0]
-    draws.clear()
-    wrong = keras.models.clone_model(fast)
-    wrong.set_weights([1.01 * weight for weight in fast.get_weights()])
+    return made
+
+
+def test_a_result_is_not_wrong_because_one_draw_changes_nothing(draws):
+    model = small()
+    moved = keras.models.clone_model(model)
+    # one unit in the last place and more, as other right answers have it too
+    moved.set_weights([weight * np.float32(1 + 3e-7) for weight in model.get_weights()])
+    assert verify(model, moved).passed
+    assert len(draws) == 2
+
+
+def test_a_wrong_result_stays_wrong_whatever_is_drawn(draws):
+    model = small()
+    wrong = keras.models.clone_model(model)
+    wrong.set_weights([1.01 * weight for weight in model.get_weights()])
     assert not verify(model, wrong).passed
     assert len(draws) == verification.DRAWS
+
+
+def test_given_inputs_that_do_not_fit():
+    model = small()
+    with pytest.raises(kito.InputError, match="does not run on given inputs"):
+        verify(model, optimize(model), [np.ones((1, 9, 9, 3)), np.ones((1, 9, 9, 3))])
