@@ -378,7 +378,7 @@ BUGS: dict[str, list[Bug]] = {
         (
             "does not check the padding",
             "affine_linear",
-            'if linear.padding != "valid" and {*linear.kernel_size} != {1}:',
+            'if linear.padding != "valid" and _pads(linear, read):',
             "if False:",
         ),
         (
@@ -703,7 +703,7 @@ BUGS: dict[str, list[Bug]] = {
         (
             "does not check the padding",
             "affine_linear",
-            'if linear.padding != "valid" and {*linear.kernel_size} != {1}:',
+            'if linear.padding != "valid" and _pads(linear, read):',
             "if False:",
         ),
         (

@@ -23,7 +23,7 @@ SIZES_OF_A_LAYER = (32, 40)
 SIZES_OF_A_MODEL = (64, 96)
 # By how much one input of a call may be larger than another, of which size that is tried, and with
 # how many inputs.
-SCALES = (1, 2, 4, 8)
+SCALES = (1, 2, 4)
 SCALED = 16
 MOST_SCALED = 3
 # Of the largest output. The trace runs the same operations, but maybe in another order.
@@ -76,22 +76,32 @@ def scales(trace: Trace) -> tuple[int, ...]:
         found.
     """
     leaves = keras.tree.flatten((trace.args, trace.kwargs))
-    unknown = [None in leaf.shape[1:] for leaf in leaves if isinstance(leaf, Tensor)]
-    if not 2 <= sum(unknown) <= MOST_SCALED:
-        return ()
-    products = itertools.product(SCALES, repeat=sum(unknown))
-    for factors in sorted((each for each in products if min(each) == 1), key=sum):
-        some = iter(factors)
-        found = tuple(next(some) if each else 1 for each in unknown)
+    for found in possible_scales(trace):
         sized = with_sizes(leaves, batch=1, others=SCALED, scales=found)
         with contextlib.suppress(UntraceableError):  # it does not take these
-            _run(trace, [_data(np.random.default_rng(0), leaf) for leaf in sized])
-            return found if max(factors) > 1 else ()
+            answer(trace, [_data(np.random.default_rng(0), leaf) for leaf in sized])
+            return found if max(found) > 1 else ()
     return ()
 
 
-def _run(trace: Trace, data: list[Any]) -> Any:
-    """What a layer answers at inference; the data stand for the leaves of its arguments."""
+def possible_scales(trace: Trace) -> Iterator[tuple[int, ...]]:
+    """The scales that are tried, of a call with some inputs of unknown sizes; equal ones first."""
+    leaves = keras.tree.flatten((trace.args, trace.kwargs))
+    unknown = [None in leaf.shape[1:] for leaf in leaves if isinstance(leaf, Tensor)]
+    if not 2 <= sum(unknown) <= MOST_SCALED:
+        return
+    products = itertools.product(SCALES, repeat=sum(unknown))
+    for factors in sorted((each for each in products if min(each) == 1), key=sum):
+        some = iter(factors)
+        yield tuple(next(some) if each else 1 for each in unknown)
+
+
+def answer(trace: Trace, data: list[Any]) -> Any:
+    """What a layer answers at inference; the data stand for the leaves of its arguments.
+
+    Raises:
+        UntraceableError: it does not run on them.
+    """
     args, kwargs = keras.tree.pack_sequence_as((trace.args, trace.kwargs), data)
     with only_untraceable(), untouched(trace.source), uncompiled(), keras.StatelessScope():
         return trace.source(*args, **{**kwargs, "training": False})

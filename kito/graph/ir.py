@@ -8,6 +8,7 @@ one tensor: an output of a node. A `Graph` holds the nodes of one model in a
 from __future__ import annotations
 
 import itertools
+import sys
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -15,6 +16,7 @@ from typing import Any
 
 import keras
 import networkx as nx
+import numpy as np
 
 from kito.errors import GraphError
 from kito.graph.alike import Alike
@@ -115,6 +117,12 @@ class Trace:
     kwargs: dict[str, Any]
     outputs: tuple[Tensor, ...] = ()
     scales: tuple[int, ...] = field(default=(), repr=False)
+
+
+def exactly(value: Any) -> str:
+    """The value as text that is the same for equal values only, also of large arrays."""
+    with np.printoptions(threshold=sys.maxsize, floatmode="unique"):
+        return str(value)
 
 
 @dataclass(frozen=True)

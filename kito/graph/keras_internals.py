@@ -13,6 +13,7 @@ import keras
 from keras.src.applications.convnext import LayerScale as LayerScale
 from keras.src.applications.convnext import StochasticDepth as StochasticDepth
 from keras.src.backend.common import global_state
+from keras.src.backend.common.stateless_scope import in_stateless_scope
 from keras.src.layers.layer import CallContext
 from keras.src.models import functional as functional_models
 from keras.src.models.functional import Functional as Functional
@@ -82,6 +83,21 @@ DETERMINISTIC_OPERATIONS: tuple[type[keras.Operation], ...] = (
     numpy_operations.Tile,
     numpy_operations.Transpose,
     numpy_operations.TrueDivide,
+)
+
+# Operations that change nothing but the shape.
+RESHAPING_OPERATIONS: tuple[type[keras.Operation], ...] = (
+    numpy_operations.ExpandDims,
+    numpy_operations.GetItem,
+    numpy_operations.Reshape,
+    numpy_operations.Squeeze,
+    numpy_operations.Transpose,
+)
+
+# Operations that read nothing but the shape and the dtype.
+UNREADING_OPERATIONS: tuple[type[keras.Operation], ...] = (
+    numpy_operations.OnesLike,
+    numpy_operations.ZerosLike,
 )
 
 # How deep Keras goes for each call of a chain, and some more.
@@ -251,6 +267,15 @@ def patched_methods(operation: keras.Operation) -> list[str]:
     )
 
 
+# Who wrote what these packages hold is not the user.
+LIBRARIES = ("keras", "tensorflow", "jax", "torch", "numpy", "builtins")
+
+
+def is_users(what: Any) -> bool:
+    """Whether a class or function is of the user's own code, or a package that builds on Keras."""
+    return str(getattr(what, "__module__", "builtins")).split(".")[0] not in LIBRARIES
+
+
 def sublayers(layer: keras.Layer) -> list[keras.Layer]:
     """The layer and all layers inside it, in the order in which Keras tracks them."""
     return list(layer._flatten_layers())
@@ -339,18 +364,18 @@ def untouched(layer: keras.Layer) -> Iterator[None]:
 
     Raises:
         StatefulCallError: if the call assigns to a variable, which it can't; on leaving, if it
-            changed a Python attribute (which is put back).
+            changed a Python attribute, or a container or an object in one (which is put back).
     """
     parts = sublayers(layer)
     before = [dict(vars(part)) for part in parts]
+    held = [(f"{part.name}.{name}", *each) for part in parts for name, *each in _held(part)]
     calls = [(len(part._inbound_nodes), len(part._outbound_nodes)) for part in parts]
-    for variable in layer.variables:
-        vars(variable)["assign"] = functools.partial(_refuse, layer.name, variable.path)
     try:
-        yield
+        with contextlib.ExitStack() as stack:
+            for variable in layer.variables:
+                stack.enter_context(_not_assigned(variable, layer.name))
+            yield
     finally:
-        for variable in layer.variables:
-            vars(variable).pop("assign", None)
         changed = []
         for part, attributes, (inbound, outbound) in zip(parts, before, calls, strict=True):
             del part._inbound_nodes[inbound:]
@@ -362,14 +387,94 @@ def untouched(layer: keras.Layer) -> Iterator[None]:
                         changed.append(f"{part.name}.{name}")
             now.clear()
             now.update(attributes)
+        for name, holder, contents in held:
+            if not _are_same_objects(_contents(holder), contents):
+                changed.append(name)
+                _put_back(holder, contents)
     if changed:
         first, *others = sorted(changed)
         more = f" and {len(others)} more" if others else ""
         raise StatefulCallError(f"its call changes {first}{more}: the next need not be the same")
 
 
-def _refuse(layer: str, path: str, *args: Any, **kwargs: Any) -> None:
-    raise StatefulCallError(f"the call of {layer} assigns to {path}: the next need not be the same")
+# A container, or an object, that is held in an attribute, and what it holds in turn.
+Held = tuple[str, Any, Any]
+
+
+def _held(layer: keras.Layer) -> Iterator[Held]:
+    """What a user's layer holds in its attributes and may change, by the name of the attribute."""
+    waiting = [(name, vars(layer)[name]) for name in own_attributes(layer)]
+    seen: set[int] = set()
+    while waiting:
+        name, holder = waiting.pop()
+        if id(holder) in seen or not _is_holder(holder):
+            continue
+        seen.add(id(holder))
+        contents = _contents(holder)
+        yield name, holder, contents
+        waiting += [(name, each) for each in _objects(contents)]
+
+
+def _is_holder(value: Any) -> bool:
+    if isinstance(value, (list, dict, set)):
+        return True
+    known = isinstance(value, (keras.Operation, keras.Variable, type))
+    return not known and is_users(type(value)) and hasattr(value, "__dict__")
+
+
+def _contents(holder: Any) -> Any:
+    if isinstance(holder, list):
+        return list(holder)
+    return set(holder) if isinstance(holder, set) else dict(_mapping(holder))
+
+
+def _mapping(holder: Any) -> dict[Any, Any]:
+    return holder if isinstance(holder, dict) else vars(holder)
+
+
+def _objects(contents: Any) -> list[Any]:
+    return [*contents, *contents.values()] if isinstance(contents, dict) else [*contents]
+
+
+def _are_same_objects(one: Any, other: Any) -> bool:
+    pair = _objects(one), _objects(other)
+    return len(pair[0]) == len(pair[1]) and all(a is b for a, b in zip(*pair, strict=True))
+
+
+def _put_back(holder: Any, contents: Any) -> None:
+    if isinstance(holder, list):
+        holder[:] = contents
+        return
+    into = holder if isinstance(holder, set) else _mapping(holder)
+    into.clear()
+    into.update(contents)
+
+
+@contextlib.contextmanager
+def _not_assigned(variable: keras.Variable, layer: str) -> Iterator[None]:
+    """Let nothing be assigned to a variable but where Keras forgets that.
+
+    Raises:
+        StatefulCallError: where it is assigned.
+    """
+    own = vars(variable)
+    before, assign = own.get("assign"), variable.assign
+
+    def refuse(value: Any) -> Any:
+        if in_stateless_scope():
+            return assign(value)
+        raise StatefulCallError(
+            f"the call of {layer} assigns to {variable.path}: the next need not be the same"
+        )
+
+    own["assign"] = refuse
+    try:
+        yield
+    finally:
+        if before is None:
+            del own["assign"]
+        else:
+            own["assign"] = before
 
 
 def _was_built_by_the_call(

@@ -7,6 +7,7 @@ lifted once, so that sharing survives. What is written as a Python class is trac
 
 from __future__ import annotations
 
+import contextlib
 import inspect
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -21,16 +22,23 @@ from kito.errors import InputError
 from kito.graph.copying import can_copy
 from kito.graph.doubt import check_alone
 from kito.graph.faithful import WrongShapeError, check_shape
-from kito.graph.input_dtypes import INTEGER, answers_integers_alike, with_integers
-from kito.graph.ir import Calls, Graph, Node, Ref, Tensor, Trace, walk
+from kito.graph.input_dtypes import (
+    INTEGER,
+    answers_integers_alike,
+    takes_floats,
+    with_integers,
+)
+from kito.graph.ir import Calls, Graph, Node, Ref, Tensor, Trace, exactly, walk
 from kito.graph.keras_internals import (
     Functional,
     arguments,
     calls_in_order,
     is_graph_model,
+    is_users,
     keras_mask,
     plain,
     structures,
+    sublayers,
 )
 from kito.graph.layer import Layer
 from kito.graph.record import UntraceableError
@@ -168,6 +176,9 @@ class _Lifter:
         graph.outputs = keras.tree.map_structure(to_ref, outputs)
         graph.prune()
         graph.verify()
+        if any(_may_leak_a_mask(graph, node) for node in graph):
+            for _, nested in walk(graph):
+                nested.masked = True
         return graph
 
     def frozen(self, model: keras.Model, reason: str) -> Graph:
@@ -253,7 +264,7 @@ class _Lifter:
         """
         if layer.source in self._whole:
             raise self._whole[layer.source]
-        calls = {str(call): call for call in (_call(*site) for site in sites)}
+        calls = {exactly(call): call for call in (_call(*site) for site in sites)}
         if len(calls) > 1:
             raise UntraceableError(f"it is called in {len(calls)} different ways")
         (call,) = calls.values()
@@ -266,6 +277,12 @@ class _Lifter:
             raise UntraceableError("a mask runs through it")
         if "training" in call.kwargs:
             raise UntraceableError("it is called with training=True")
+        if any(
+            getattr(graph.producer(ref).layer.source, "optional", False)
+            for graph, node in sites
+            for ref in node.refs
+        ):
+            raise UntraceableError("it gets an optional input, which may be None")
         with trace(layer.source, call.args, call.kwargs, self._outputs) as function:
             graph = self.graph(function, layer.name)
         graph.trace = call
@@ -283,19 +300,22 @@ class _Lifter:
         reasons = []
         for inputs in _inputs_of(model):
             try:
-                graph = self.traced_model(model, inputs)
+                graph = self.recorded(model, inputs)
                 if isinstance(model, Functional):  # of its inputs Keras knows the dtypes
-                    return graph
-                known = with_integers(model, inputs)
-                if known != inputs:
-                    return self.traced_model(model, known)
+                    return self.checked(graph)
+                known = with_integers(graph, inputs, self.inside)
+                for better in (_of_any_length(known), known) if known != inputs else ():
+                    with contextlib.suppress(UntraceableError):
+                        return self.checked(self.recorded(model, better))
+                self.checked(graph)
             except UntraceableError as error:
                 reasons.append(str(error))
                 continue
             if not answers_integers_alike(model, inputs):
+                dtypes = dict.fromkeys(leaf.dtype for leaf in keras.tree.flatten(inputs))
                 self._report.notes.append(
-                    f"the inputs of {model.name} are taken to be {model.input_dtype}, for Keras "
-                    "keeps no record of their dtype; to integers the model answers otherwise"
+                    f"the inputs of {model.name} are taken to be {', '.join(dtypes)}, for Keras "
+                    "keeps no record of their dtypes; to integers the model answers otherwise"
                 )
             return graph
         raise InputError(
@@ -304,7 +324,16 @@ class _Lifter:
             "functional API, or optimize the models inside it."
         )
 
-    def traced_model(self, model: keras.Model, inputs: Any) -> Graph:
+    def inside(self, graph: Graph, node: Node) -> Graph | None:
+        """What a layer calls: known, or found out for once."""
+        if node.layer.graph is None and is_written_in_python(node.layer.source):
+            try:
+                return self.traced(node.layer, [(graph, node)]).graph
+            except UntraceableError:
+                return None
+        return node.layer.graph
+
+    def recorded(self, model: keras.Model, inputs: Any) -> Graph:
         """The graph of a model that is written as a class, for inputs of these shapes and dtypes.
 
         Raises:
@@ -313,14 +342,49 @@ class _Lifter:
         with trace(model, (inputs,), {}, self._outputs) as function:
             graph = self.graph(function, model.name)
         graph.trace = Trace(model, (inputs,), {})
+        graph.trainable = model.trainable
+        graph.source = model
+        return graph
+
+    def checked(self, graph: Graph) -> Graph:
+        """The graph, which is that of its model whatever is known of it.
+
+        Raises:
+            UntraceableError: it is not.
+        """
+        assert graph.trace is not None
         remember(graph)
         check_alone(graph)
+        (inputs,) = graph.trace.args
         graph.trace = None  # which is all that there is to know
-        graph.source = model
         leaves = keras.tree.flatten(graph.inputs)
         graph.inputs = keras.tree.pack_sequence_as(inputs, leaves)
-        _name_inputs(graph, model)
+        _name_inputs(graph, graph.source)
         return graph
+
+
+def _of_any_length(inputs: Any) -> Any:
+    """The inputs of a model, where integers may be as many words as one likes."""
+    return keras.tree.map_structure(
+        lambda leaf: (
+            replace(leaf, shape=(None,) * len(leaf.shape)) if leaf.dtype == INTEGER else leaf
+        ),
+        inputs,
+    )
+
+
+def _may_leak_a_mask(graph: Graph, node: Node) -> bool:
+    """Whether a mask may come out of a layer though Keras does not show it: a `call` that returns
+    the tensor that it got, or that another layer made, returns its mask as well.
+    """
+    source = node.layer.source
+    own = isinstance(source, keras.layers.Lambda) or is_users(type(source))
+    if not isinstance(source, keras.Layer) or not own or node.output.masked:
+        return False
+    return any(graph.tensor(ref).masked for ref in node.refs) or any(
+        isinstance(part, keras.layers.Masking) or getattr(part, "mask_zero", False)
+        for part in sublayers(source)[1:]
+    )
 
 
 def _mark_masked(graph: Graph, node: Node) -> None:
@@ -347,7 +411,7 @@ def _call(graph: Graph, node: Node) -> Trace:
 
 def _is_same_call(call: Trace, traced: Layer) -> bool:
     assert traced.graph is not None
-    return str(call) == str(traced.graph.trace)
+    return exactly(call) == exactly(traced.graph.trace)
 
 
 def _inputs_of(model: keras.Model) -> Iterator[Any]:
@@ -387,7 +451,10 @@ def _inputs_of(model: keras.Model) -> Iterator[Any]:
 
     for dtype in (str(model.input_dtype), INTEGER):
         for tensor in (any_size, same_size):
-            yield plain(keras.tree.map_shape_structure(partial(tensor, dtype=dtype), shapes))
+            inputs = plain(keras.tree.map_shape_structure(partial(tensor, dtype=dtype), shapes))
+            # Of several inputs, which are integers would be a guess.
+            if dtype != INTEGER or (isinstance(inputs, Tensor) and not takes_floats(model, inputs)):
+                yield inputs
 
 
 def _name_inputs(graph: Graph, model: keras.Model) -> None:

@@ -75,21 +75,28 @@ def with_sizes(
     batch: int | None = None,
     others: int | None = None,
     scales: Iterable[int] = (),
+    steps: tuple[int, int] = (0, 0),
 ) -> Any:
     """Arguments of a call, with numbers for the sizes that are not known, that of the batch and the
     others; None leaves them as they are.
 
     Args:
         scales: how many times the others, for each tensor; once if there is none.
+        steps: by how much larger they are for each axis, and for each tensor.
     """
     factors = itertools.chain(scales, itertools.repeat(1))
+    numbers = itertools.count()
 
     def sized(leaf: Any) -> Any:
         if not isinstance(leaf, Tensor):
             return leaf
-        factor = next(factors)
+        factor, number = next(factors), next(numbers)
         shape = [
-            size if size is not None else batch if not axis else others and others * factor
+            size
+            if size is not None
+            else batch
+            if not axis
+            else others and (others + axis * steps[0]) * factor + number * steps[1]
             for axis, size in enumerate(leaf.shape)
         ]
         return replace(leaf, shape=tuple(shape))

@@ -6,20 +6,23 @@ recorded with a small and a large size, and with the numbers that its code compa
 
 from __future__ import annotations
 
+import contextlib
 import dis
 import inspect
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from types import CodeType, FunctionType
 from typing import Any
 
 import keras
 
-from kito.graph.ir import Tensor, Trace
+from kito.graph.faithful import possible_scales
+from kito.graph.ir import Tensor, Trace, exactly
 from kito.graph.keras_internals import (
     Functional,
     arguments,
     calls_in_order,
+    is_users,
     structures,
     sublayers,
     untouched,
@@ -36,6 +39,8 @@ from kito.graph.trace import inferred_once
 
 # With which sizes a call is recorded again that is to work with any; data have those in between.
 OTHER_SIZES = (1, 1024)
+# Sizes that differ from axis to axis, and from tensor to tensor too.
+UNEQUAL_SIZE, UNEQUAL = 1024, ((32, 0), (32, 8))
 # Of the numbers that are compared with. Each one more takes the time of a record.
 MOST = 16
 
@@ -55,10 +60,12 @@ def check_sizes(trace: Trace) -> None:
     batches = [size for size in compared if size > 2] if (None,) in {s[:1] for s in shapes} else ()
     held = set(map(id, sublayers(layer)))
 
-    def outline(**sizes: int) -> list[str] | None:
+    def outline(**sizes: Any) -> list[str] | None:
         """The calls that are made with these sizes."""
         try:
-            return _outline(record(layer, *with_sizes(given, **sizes, scales=trace.scales)), held)
+            return _outline(
+                record(layer, *with_sizes(given, **{"scales": trace.scales, **sizes})), held
+            )
         except Exception:  # it takes no input of that size
             return None
 
@@ -67,6 +74,11 @@ def check_sizes(trace: Trace) -> None:
         for size in dict.fromkeys(sizes):
             if outline(others=size) not in (None, expected):
                 raise UntraceableError(f"its call does otherwise where a size is {size}")
+        unequal: list[dict[str, Any]] = [{"steps": steps} for steps in UNEQUAL] if sizes else []
+        unequal += [{"scales": scales} for scales in possible_scales(trace)]
+        for some in unequal:
+            if outline(others=UNEQUAL_SIZE, **some) not in (None, expected):
+                raise UntraceableError("its call does otherwise where sizes are not equal")
         expected = outline(batch=BATCH_SIZE) if batches else None
         for size in batches:
             if not _are_same(outline(batch=size), size, expected, BATCH_SIZE):
@@ -76,33 +88,55 @@ def check_sizes(trace: Trace) -> None:
 def _compared(layer: keras.Layer) -> set[int]:
     """The numbers, and those after them, with which `call` may compare a size."""
     found = set()
-    codes = list(_codes(type(layer), "call", set()))
-    if not any("shape" in code.co_names for code in codes):
+    functions = list(_functions(type(layer), "call", set()))
+    if not any("shape" in code.co_names for code, _ in functions):
         return set()
-    for code in codes:
+    for code, known in functions:
         if any(each.opname in ("COMPARE_OP", "CONTAINS_OP") for each in dis.get_instructions(code)):
-            attributes = (inspect.getattr_static(layer, name, None) for name in code.co_names)
-            found |= {*_numbers(code.co_consts), *_numbers(attributes)}
+            names = (*code.co_names, *code.co_freevars)
+            attributes = (inspect.getattr_static(layer, name, None) for name in names)
+            others = (known.get(name) for name in names)
+            found |= {*_numbers(code.co_consts), *_numbers(attributes), *_numbers(others)}
     return {each for number in found for each in (number, number + 1) if each > 0}
 
 
-def _codes(cls: type[Any], name: str, seen: set[str]) -> Iterator[CodeType]:
-    """The code of a method, in the class and those that it inherits from, and of those it names."""
-    seen.add(name)
+# The code of a function, and the variables that it reads, by name.
+Code = tuple[CodeType, Mapping[str, Any]]
+
+
+def _functions(cls: type[Any], name: str, seen: set[Any]) -> Iterator[Code]:
+    """A method, in the class and those that it inherits from, and the functions that it names."""
     for each in cls.__mro__:
         function = vars(each).get(name)
-        if not isinstance(function, FunctionType) or each.__module__.startswith("keras.src."):
-            continue
-        yield function.__code__
-        for named in function.__code__.co_names:
-            if named not in seen:
-                yield from _codes(cls, named, seen)
+        if isinstance(function, FunctionType):
+            yield from _named(cls, function, seen)
+
+
+def _named(cls: type[Any], function: FunctionType, seen: set[Any]) -> Iterator[Code]:
+    """A function, those that are defined in it, and those that it names, methods of a class too."""
+    if function in seen or not is_users(function):
+        return
+    seen.add(function)
+    cells = zip(function.__code__.co_freevars, function.__closure__ or (), strict=True)
+    known = dict(function.__globals__)
+    for name, cell in cells:
+        with contextlib.suppress(ValueError):  # it has no value yet
+            known[name] = cell.cell_contents
+    inside = [each for each in function.__code__.co_consts if isinstance(each, CodeType)]
+    for code in (function.__code__, *inside):
+        yield code, known
+        for name in (*code.co_names, *code.co_freevars):
+            yield from _functions(cls, name, seen)
+            if isinstance(known.get(name), FunctionType):
+                yield from _named(cls, known[name], seen)
 
 
 def _numbers(values: Any) -> Iterator[int]:
     for value in values:
         if isinstance(value, tuple | list | set | frozenset):
             yield from _numbers(value)
+        elif isinstance(value, dict):
+            yield from _numbers(value.values())
         elif isinstance(value, int) and not isinstance(value, bool):
             yield value
 
@@ -123,7 +157,7 @@ def _outline(function: Functional, held: set[int]) -> list[str]:
             continue
         given = keras.tree.map_structure(lambda leaf: numbers.get(id(leaf), leaf), given)
         what = id(operation) if id(operation) in held else _described(operation)
-        lines.append(f"{what} {given}")
+        lines.append(f"{what} {exactly(given)}")
     outputs = keras.tree.map_structure(lambda leaf: numbers[id(leaf)], structures(function)[1])
     return [*lines, str(outputs)]
 

@@ -234,6 +234,78 @@ def test_a_block_that_takes_no_sizes_that_are_tried():
     kept_whole(model, "its call fails on random data")
 
 
+def test_a_block_that_compares_the_sizes_of_its_inputs():
+    class Skip(Up):
+        def call(self, x, skip):
+            if x.shape[1:3] != skip.shape[1:3]:
+                x = self.up(x)
+            return Block.call(self, ops.concatenate([x, skip], -1))
+
+    one, other = keras.Input((None, None, 4)), keras.Input((None, None, 3))
+    model = keras.Model([one, other], Skip()(one, other))
+    kept_whole(model, "does otherwise where sizes are not equal")
+
+
+def test_a_block_that_is_called_with_other_arrays():
+    class Table(Block):
+        def call(self, x, table):
+            return super().call(x) * table
+
+    inputs, block = keras.Input((32, 32, 3)), Table()
+    table = np.ones((1, 32, 32, 4), "float32")
+    other = table.copy()
+    other[0, 16] = 5  # which numpy does not print
+    model = keras.Model(inputs, [block(inputs, table), block(inputs, other)])
+    kept_whole(model, "it is called in 2 different ways")
+
+
+def test_a_block_of_an_optional_input():
+    class Optional(Block):
+        def call(self, x, more=None):
+            return super().call(x) if more is None else super().call(x) + more
+
+    inputs, more = keras.Input(SHAPE), keras.Input((8, 8, 4), optional=True)
+    model = keras.Model([inputs, more], Optional()(inputs, more))
+    fast = kept_whole(model, "it gets an optional input, which may be None")
+    data = np.ones((2, *SHAPE), "float32")
+    assert np.allclose(to_numpy(fast([data, None])), to_numpy(model([data, None])))
+
+
+class Passing(layers.Layer):
+    """At inference it returns the very tensor that it gets, and so the mask that hangs on it."""
+
+    def call(self, x, training=None):
+        return x * 2 if training else x
+
+
+class MaskedBlock(layers.Layer):
+    def __init__(self, **options):
+        super().__init__(**options)
+        self.dense, self.bn = Dense(4), BatchNormalization()
+        self.supports_masking = True
+
+    def build(self, shape):
+        self.dense.build(shape)
+        self.bn.build((*shape[:-1], 4))
+
+    def compute_output_shape(self, shape):
+        return (*shape[:-1], 4)
+
+    def call(self, x, mask=None):
+        x = self.bn(self.dense(x))
+        return x if mask is None else x * ops.cast(mask[..., None], x.dtype)
+
+
+@pytest.mark.filterwarnings("ignore:Layer 'passing'")
+def test_a_mask_that_keras_does_not_show():
+    inputs = keras.Input((6,), dtype="int32")
+    x = Passing()(layers.Embedding(9, 4, mask_zero=True)(inputs))
+    model = keras.Model(inputs, MaskedBlock()(x))
+    fast = kept_whole(model, "a mask runs through it")
+    data = np.array([[1, 2, 0, 0, 3, 0]])
+    assert np.allclose(to_numpy(fast(data)), to_numpy(model(data)), atol=1e-6)
+
+
 def test_half_precision_casts_at_the_border():
     keras.config.set_dtype_policy("mixed_bfloat16")
     check_rewrites(around(Block()), FOLDS, times=1)
@@ -346,6 +418,53 @@ class AssigningBlock(Block):
         return super().call(x)
 
 
+class SquareBlock(Block):
+    def call(self, x):
+        x = super().call(x)
+        return x if x.shape[1] == x.shape[2] else x * 2
+
+
+WINDOW = 7
+
+
+def halved_in_a_window(x):
+    return x * 0.5 if x.shape[1] == WINDOW else x
+
+
+class HelperBlock(Block):
+    """Compares in a function, with a number of the module."""
+
+    def call(self, x):
+        return halved_in_a_window(super().call(x))
+
+
+class OptionsBlock(Block):
+    def __init__(self, **options):
+        super().__init__(**options)
+        self.options = {"window": 7}
+
+    def call(self, x):
+        x = super().call(x)
+        return x * 0.5 if x.shape[1] == self.options["window"] else x
+
+
+class Counter:
+    calls = 0
+
+
+class HoldingBlock(Block):
+    """Counts in an object, and keeps what it made in a list."""
+
+    def __init__(self, **options):
+        super().__init__(**options)
+        self.counter, self.made = Counter(), []
+
+    def call(self, x):
+        self.counter.calls += 1
+        self.made.append(super().call(x))
+        return self.made[-1]
+
+
 class LoopBlock(Block):
     """A function is lost where the loop is saved, and with it what the function reads."""
 
@@ -379,6 +498,10 @@ class NumpyBlock(Block):
         (SingleBlock, SHAPE, "differ by"),
         (FewBlock, SHAPE, "does otherwise with a batch of 5"),
         (LoopBlock, SHAPE, "its call hands a function to fori_loop"),
+        (SquareBlock, (None, None, 3), "does otherwise where sizes are not equal"),
+        (HelperBlock, (None, None, 3), "does otherwise where a size is 7"),
+        (OptionsBlock, (None, None, 3), "does otherwise where a size is 7"),
+        (HoldingBlock, SHAPE, "its call changes count.counter and 1 more"),
     ],
 )
 def test_declines_what_a_trace_does_not_show(block, shape, reason):
@@ -387,6 +510,9 @@ def test_declines_what_a_trace_does_not_show(block, shape, reason):
     before = dict(vars(composite))
     fast = kept_whole(model, reason)
     assert {**vars(composite), "_called": True} == {**before, "_called": True}
+    if block is HoldingBlock:
+        assert not composite.made
+        assert not composite.counter.calls
     if block is not RandomBlock:
         check_equivalent(model, fast)
 
