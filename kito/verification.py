@@ -323,7 +323,7 @@ def drawn_inputs(model: keras.Model, seed: int, given: Any = None) -> dict[str, 
     Args:
         given: a batch of inputs, of whose sizes are all but the others; None is none.
     """
-    random = random_inputs(model, 2, seed, unknown_size=SIZES[0], shapes_of=_first(model, given))
+    random = random_inputs(model, 2, seed, unknown_size=SIZES[0], shapes_of=_two_like(model, given))
     batches = {"random": random}
     if any(None in tensor.shape for tensor in keras.tree.flatten(input_structure(model))):
         batches["other sizes"] = random_inputs(model, 3, seed + 1, unknown_size=SIZES[1])
@@ -336,11 +336,17 @@ def drawn_inputs(model: keras.Model, seed: int, given: Any = None) -> dict[str, 
     return batches
 
 
-def _first(model: keras.Model, given: Any) -> Any:
-    """Two samples of the given inputs; None if these are not in the structure that it takes."""
+def _two_like(model: keras.Model, given: Any) -> Any:
+    """Arrays with the sizes of the given inputs, but two samples where the model takes any number;
+    None if these are not in the structure that it takes.
+    """
+
+    def array(tensor: keras.KerasTensor, value: Any) -> np.ndarray:
+        samples, *sizes = np.shape(value)
+        return np.broadcast_to(0, (samples if tensor.shape[0] else 2, *sizes))
+
     try:
-        keras.tree.assert_same_structure(input_structure(model), given)
-        return keras.tree.map_structure(lambda each: np.asarray(each)[:2], given)
+        return keras.tree.map_structure(array, input_structure(model), given)
     except (TypeError, ValueError, IndexError):
         return None
 
