@@ -719,23 +719,9 @@ def test_declines_a_block_that_is_called_in_two_ways():
 
 
 def test_declines_a_mask():
-    @keras.saving.register_keras_serializable("test_trace")
-    class Steps(layers.Layer):
-        def __init__(self, **options):
-            super().__init__(**options)
-            self.dense, self.bn = Dense(4), BatchNormalization()
-            self.supports_masking = True
-
-        def build(self, shape):
-            self.dense.build(shape)
-            self.bn.build(shape)
-
-        def call(self, x):
-            return self.bn(self.dense(x))
-
     inputs = keras.Input((6,), dtype="int32")
     x = layers.Embedding(5, 4, mask_zero=True)(inputs)
-    model = keras.Model(inputs, layers.LSTM(3)(Steps()(x)))
+    model = keras.Model(inputs, layers.LSTM(3)(MaskedBlock()(x)))
     check_equivalent(model, kept_whole(model, "a mask runs through it"))
 
 
