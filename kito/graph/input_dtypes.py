@@ -47,6 +47,8 @@ Opened = Callable[[Graph, Node], Graph | None]
 
 def with_integers(graph: Graph, inputs: Any, opened: Opened) -> Any:
     """The inputs of a graph, a structure of `Tensor`, with an integer dtype where it reads one."""
+    if not any(isinstance(part, READERS) for part in sublayers(graph.source)):
+        return inputs  # and no layer has to be looked into
     refs = keras.tree.flatten(graph.inputs)
     leaves = [
         replace(leaf, dtype=INTEGER) if _is_integer(graph, ref, opened) else leaf
