@@ -78,7 +78,8 @@ def _of_one_row(node: Node, given: tuple[int | None, ...]) -> int:
     if layer.cls is layers.EinsumDense:
         equation = EQUATION.fullmatch(node.equation)
         if equation and ELLIPSIS not in equation["output"]:
-            letters = zip(equation["output"][1:], node.output.shape[1:], strict=True)
+            # Not strict: Keras believes an `output_shape` that has more sizes than the equation.
+            letters = zip(equation["output"][1:], node.output.shape[1:], strict=False)
             others = (size for letter, size in letters if letter not in equation["kernel"])
             return entries * _product(tuple(others))
     return 0

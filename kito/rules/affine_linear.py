@@ -20,6 +20,7 @@ import numpy as np
 from keras import layers
 
 from kito.definition import Call, Decline, Layer, Node, Tensor, chain, many, rule, where
+from kito.rules import einsum_dense
 from kito.rules.affine import (
     AFFINE,
     Affine,
@@ -49,6 +50,8 @@ BY_CHANNEL = (
     layers.SeparableConv2D,
 )
 SEPARABLE = (layers.SeparableConv1D, layers.SeparableConv2D)
+# What can take in an affine map of its input.
+READERS = (*LINEAR, layers.EinsumDense)
 TRANSPOSED = (layers.Conv1DTranspose, layers.Conv2DTranspose, layers.Conv3DTranspose)
 
 
@@ -57,7 +60,7 @@ TRANSPOSED = (layers.Conv1DTranspose, layers.Conv2DTranspose, layers.Conv3DTrans
         chain(
             affine=where(AFFINE, reads_one_tensor),
             between=many(*COMMUTING),
-            linear=LINEAR,
+            linear=READERS,
         )
     ),
     opens=False,
@@ -85,6 +88,10 @@ def absorbed(linear: Node, affine: Node, moved: Affine, read: Tensor) -> Layer:
     Raises:
         Decline: the layer pads, varies along another axis, or can't have such a bias or kernel.
     """
+    if linear.layer.cls is layers.EinsumDense:
+        check_range(affine, linear, moved.scale)
+        check_shift(moved, linear.output.dtype)
+        return einsum_dense.absorbed(linear, moved, len(read.shape))
     scale, shift = moved.along(linear_axis(linear), _inputs(linear))
     check_range(affine, linear, scale)
     name = "depthwise_kernel" if linear.layer.cls in SEPARABLE else "kernel"

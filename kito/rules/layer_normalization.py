@@ -19,8 +19,7 @@ from keras.layers import LayerNormalization
 
 from kito.definition import Call, Decline, Layer, Node, readers, rule, where
 from kito.rules.affine import Affine
-from kito.rules.affine_linear import absorbed
-from kito.rules.linear import LINEAR
+from kito.rules.affine_linear import READERS, absorbed
 
 
 def _has_weights(norm: Node) -> bool:
@@ -30,7 +29,7 @@ def _has_weights(norm: Node) -> bool:
 @rule(
     readers(
         norm=where(LayerNormalization, _has_weights),
-        linear=LINEAR,
+        linear=READERS,
     ),
     default=["tensorflow"],
     opens=False,

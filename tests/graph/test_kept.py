@@ -106,6 +106,7 @@ def size_of(*row, shape=IMAGE):
         (Dense(5), (8, 8, 4), 8 * 8 * 4 * 5),
         (Dense(5), (None, 4), 4 * 5),
         (layers.EinsumDense("abc,cde->abde", (7, 2, 5)), (7, 4), 7 * 4 * 2 * 5),
+        (layers.EinsumDense("ab,bc->ac", (5, 1)), (4,), 4 * 5),  # Keras infers (None, 5, 1)
         (BatchNormalization(), (8, 8, 4), 0),
     ],
 )

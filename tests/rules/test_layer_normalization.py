@@ -12,6 +12,7 @@ from keras.layers import (
     Conv3D,
     Dense,
     DepthwiseConv2D,
+    EinsumDense,
     LayerNormalization,
     SeparableConv2D,
 )
@@ -112,6 +113,18 @@ def test_moves_into_all_that_read_it():
     assert [layer.name for layer in norms] == ["norm"]
     assert not norms[0].weights
     assert {"query", "key", "value"} <= {layer.name for layer in fast.layers}
+
+
+def test_moves_into_the_projections_of_several_heads():
+    inputs = keras.Input((6, 8))
+    x = LayerNormalization(name="norm")(inputs)
+    q, k, v = (
+        EinsumDense("abc,cde->abde", (None, 2, 4), bias_axes=axes)(x) for axes in ("de", None, "e")
+    )
+    scores = keras.ops.softmax(keras.ops.einsum("bthd,bshd->bhts", q, k))
+    y = keras.ops.einsum("bhts,bshd->bthd", scores, v)
+    fast = check_rewrites(keras.Model(inputs, y), RULES, times=1)
+    assert not fast.get_layer("norm").weights
 
 
 def test_moves_into_outputs():
