@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import os
 import platform
+import re
 from collections.abc import Iterable
 from importlib import metadata
+from pathlib import Path
 
 from rows import Row
 
@@ -20,8 +22,15 @@ def machine(target: str) -> str:
     package = {"onnx": "onnxruntime", "litert": "ai-edge-litert"}.get(target, target)
     return (
         f"{versions('keras', package)}, {platform.system()} {platform.machine()}, "
-        f"{os.cpu_count()} processors"
+        f"{os.cpu_count()} processors{_processor()}"
     )
+
+
+def _processor() -> str:
+    """Which processors these are, where Linux tells; what TensorFlow uses depends on that."""
+    known = Path("/proc/cpuinfo")
+    found = re.search(r"^model name\s*: (.+)$", known.read_text(), re.M) if known.exists() else None
+    return f" ({found[1]})" if found else ""
 
 
 def machines(rows: Iterable[Row]) -> str:

@@ -137,14 +137,10 @@ def page(rows: list[Row]) -> str:
         for rule in dict.fromkeys(row["rule"] for row in rows if row["target"] == target):
             these = [row for row in rows if row["target"] == target and row["rule"] == rule]
             what = f"{target}: the rule {rule}" if rule else f"{target}: all default rules"
-            lines += [
-                "",
-                f"## {what}",
-                "",
-                table(HEADINGS, map(line, these)),
-                "",
-                machines(these),
-            ]
+            lines += ["", f"## {what}"]
+            for where in dict.fromkeys(row["machine"] for row in these):
+                here = [row for row in these if row["machine"] == where]
+                lines += ["", table(HEADINGS, map(line, here)), "", machines(here)]
     return "\n".join(lines) + "\n"
 
 
