@@ -52,6 +52,7 @@ def optimize(
     tune: Any = None,
     verify: Any = False,
     strict: bool = False,
+    savable: bool = True,
     report: Report | None = None,
 ) -> keras.Model:
     """A new model that computes the same as the given one, faster.
@@ -70,6 +71,9 @@ def optimize(
             zeros, large numbers, and on this batch. If the answers are farther apart than rounding
             explains, the rewrite that did it is found and left out, and the report names it.
         strict: raise where a rule fails, or the verification does, and don't do without.
+        savable: False, if the result will not be saved: then what has a class of its own, of which
+            Keras saves the arguments it was made of, is rewritten also where it holds layers that
+            Keras could not load without it.
         report: filled with what was done, and what was not and why.
 
     Returns:
@@ -87,7 +91,7 @@ def optimize(
     whole: Whole = {}
 
     def attempt(rules: Sequence[Rule], report: Report, course: Course) -> keras.Model:
-        graph = rewritten(model, rules, report, course, whole)
+        graph = rewritten(model, rules, report, course, whole, savable)
         if precision is not None:
             lower(graph, precision)
         graph.verify()
@@ -153,12 +157,14 @@ def rewritten(
     report: Report,
     course: Course | None = None,
     whole: Whole | None = None,
+    savable: bool = True,
 ) -> Graph:
     """The graph of the model after its rewrites, which the report then has, see `rewrite`.
 
     Args:
         whole: is filled with the layers that a trace can't stand for, so that another run of the
             same model knows.
+        savable: see `optimize`.
     """
     course = Course() if course is None else course
     whole = {} if whole is None else whole
@@ -170,7 +176,7 @@ def rewritten(
         course.made.clear()
         with doing("rewriting it"):
             rewrite(graph, rules, attempt, course)
-            found = unfaithful(graph)
+            found = unfaithful(graph, savable)
         if not found:
             break
         whole |= found

@@ -32,7 +32,7 @@ from kito.graph.sizes import check_sizes
 CONTAINERS = (Functional, keras.Sequential, keras.layers.TimeDistributed)
 
 
-def unfaithful(graph: Graph) -> dict[keras.Layer, UntraceableError]:
+def unfaithful(graph: Graph, savable: bool = True) -> dict[keras.Layer, UntraceableError]:
     """What a rule was applied in, though the calls inside can't take its place.
 
     These are composites whose traces are not what they compute, and models of a class of their own,
@@ -40,6 +40,7 @@ def unfaithful(graph: Graph) -> dict[keras.Layer, UntraceableError]:
 
     Args:
         graph: that of the model, after its rewrites.
+        savable: whether Keras must be able to load the result, if it can load the model.
 
     Returns:
         What is wrong with each.
@@ -57,7 +58,8 @@ def unfaithful(graph: Graph) -> dict[keras.Layer, UntraceableError]:
         if type(source) in CONTAINERS or nested not in rewritten:
             continue
         try:
-            _check_loadable(source, nested, opened, is_copied)
+            if savable:
+                _check_loadable(source, nested, opened, is_copied)
             if nested.trace is not None:
                 _check_sizes(nested)
                 if nested not in believed:
@@ -135,7 +137,8 @@ def _check_loadable(
         if not can_load(part.source) and can_load(source):
             raise UntraceableError(
                 f"Keras can load the {type(source).__name__}, but not the {part.cls.__name__} "
-                "inside it on its own: is that registered, with a complete `get_config`?"
+                "inside it on its own: is that registered, with a complete `get_config`? If the "
+                "result is not saved, `savable=False` optimizes it all the same"
             )
 
 

@@ -172,6 +172,8 @@ def _operation_of_any_batch_size(operation: keras.Operation) -> keras.Operation:
         shape = [-1 if _holds_batch_size(size) else size for size in operation.newshape]
         if shape.count(-1) == 1:
             return ReshapeOperation(tuple(shape))
+        if shape.count(-1) == 2 and operation.newshape[0] == BATCH_SIZE:
+            return keras.layers.Reshape(shape[1:])  # which leaves the batch as it is
     raise UntraceableError(f"{operation.name} {IN_A_RESHAPE}")
 
 

@@ -17,7 +17,14 @@ from typing import Any
 import keras
 import numpy as np
 
-from kito.graph.keras_internals import Functional, calls_in_order, sublayers, untouched
+from kito.graph.keras_internals import (
+    Functional,
+    calls_in_order,
+    is_users,
+    sublayers,
+    takes_training,
+    untouched,
+)
 from kito.graph.layer import to_numpy
 from kito.graph.record import UntraceableError, only_untraceable, record
 
@@ -78,11 +85,28 @@ def inferred_once(layer: keras.Layer, known: Outputs) -> Iterator[None]:
     ]
     for part in parts:
         vars(part)["compute_output_spec"] = partial(_outputs, known, part)
+    # Keras itself can't call these with `training` on symbolic tensors.
+    strict = [part for part in sublayers(layer)[1:] if _is_strict(part)]
+    for part in strict:
+        vars(part)["compute_output_spec"] = partial(_without_training, part.compute_output_spec)
     try:
         yield
     finally:
-        for part in parts:
+        for part in [*parts, *strict]:
             del vars(part)["compute_output_spec"]
+
+
+def _is_strict(layer: keras.Layer) -> bool:
+    """Whether a class says itself what its outputs are, and does not take `training` for that."""
+    infer = type(layer).compute_output_spec
+    own = infer is not keras.Layer.compute_output_spec and is_users(type(layer))
+    return own and not takes_training(infer) and "compute_output_spec" not in vars(layer)
+
+
+def _without_training(infer: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+    """What a layer says of its outputs, to which `training` makes no difference."""
+    kwargs.pop("training", None)
+    return infer(*args, **kwargs)
 
 
 def _outputs(known: Outputs, layer: keras.Layer, *args: Any, **kwargs: Any) -> Any:

@@ -13,6 +13,7 @@ from keras.layers import BatchNormalization, Conv2D, Dense
 import kito
 from kito import api
 from kito.errors import first_line
+from kito.graph.keras_internals import sublayers
 from kito.graph.layer import to_numpy
 from kito.testing import check_equivalent, check_rewrites, randomize
 from tests.folds import FOLDS
@@ -64,6 +65,11 @@ def kept_whole(model, reason):
     return fast
 
 
+def count(model, cls):
+    """How many layers of a class a model holds, however deep."""
+    return sum(type(layer) is cls for layer in sublayers(model))
+
+
 @pytest.mark.parametrize("shape", [SHAPE, (None, None, 3)])
 def test_a_block_is_optimized_inside(shape):
     model = around(Block(name="block"), shape=shape)
@@ -79,6 +85,36 @@ def test_the_block_itself_is_not_touched():
     calls = [len(part._inbound_nodes) for part in block._flatten_layers()]
     check_rewrites(model, FOLDS, times=1)
     assert calls == [len(part._inbound_nodes) for part in block._flatten_layers()]
+
+
+class SayingBlock(Block):
+    """It says what it returns, and does not take `training` for that, as Keras' own layers do."""
+
+    def compute_output_spec(self, x):
+        return keras.KerasTensor((*x.shape[:-1], self.filters), x.dtype)
+
+
+class AroundSaying(layers.Layer):
+    def __init__(self, **options):
+        super().__init__(**options)
+        self.block, self.bn = SayingBlock(), BatchNormalization()
+
+    def build(self, shape):
+        self.block.build(shape)
+        self.bn.build((*shape[:-1], 4))
+
+    def call(self, x, training=None):
+        return self.bn(self.block(x, training=training), training=training)
+
+    def compute_output_shape(self, shape):
+        return (*shape[:-1], 4)
+
+
+def test_a_block_in_a_block_that_says_what_it_returns():
+    model = around(AroundSaying(name="block"))
+    fast = check_rewrites(model, FOLDS, times=1)
+    assert "compute_output_spec" not in vars(model.get_layer("block").block)
+    assert count(fast, BatchNormalization) == 1  # behind the sum
 
 
 def test_blocks_in_blocks():
@@ -1080,6 +1116,23 @@ class NamedBlock(HeadsBlock):
         return x if self.filters == 3 else ops.reshape(ops.tanh(x), shape)
 
 
+class InferredBlock(Block):
+    """A reshape to the batch size and one size that is inferred."""
+
+    def call(self, x):
+        x = super().call(x)
+        return ops.reshape(x, (ops.shape(x)[0], -1, self.filters))
+
+    def compute_output_shape(self, shape):
+        return (shape[0], None if None in shape[1:3] else shape[1] * shape[2], self.filters)
+
+
+@pytest.mark.parametrize("size", [8, None])
+def test_a_batch_size_beside_an_inferred_size(size):
+    fast = check_rewrites(around(InferredBlock(), shape=(size, size, 3)), FOLDS, times=1)
+    assert fast.output_shape == (None, size and size * size, 4)
+
+
 def test_a_batch_size_in_a_reshape_is_no_branch():
     check_rewrites(around(NamedBlock()), FOLDS, times=1)
 
@@ -1131,6 +1184,13 @@ def test_declines_to_lay_open_an_activation_without_a_name(tmp_path):
     fast = kept_whole(model, "Keras can load the NamelessBlock, but not the Activation inside it")
     assert fast.get_layer("block") is not model.get_layer("block")
     check_equivalent(fast, saved_and_loaded(fast, tmp_path))
+
+
+def test_lays_open_what_can_not_be_loaded_if_nobody_will():
+    model = around(SwishBlock(name="block"))
+    fast = kito.optimize(randomize(model), FOLDS, savable=False)
+    check_equivalent(model, fast)
+    assert not count(fast, BatchNormalization)
 
 
 def test_lays_open_a_block_that_can_not_be_loaded_either():
