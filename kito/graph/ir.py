@@ -110,6 +110,7 @@ class Trace:
         outputs: what Keras inferred of the outputs; none where nobody asked it.
         scales: how the sizes that are not known stand to each other, for each tensor in the
             arguments; none where they are alike.
+        calls: the calls, each with its own sizes, if it is the record of several.
     """
 
     source: keras.Layer
@@ -117,6 +118,7 @@ class Trace:
     kwargs: dict[str, Any]
     outputs: tuple[Tensor, ...] = ()
     scales: tuple[int, ...] = field(default=(), repr=False)
+    calls: tuple[Trace, ...] = field(default=(), repr=False)
 
 
 def exactly(value: Any) -> str:

@@ -219,7 +219,7 @@ class _Lifter:
                     before = tried.get(node.layer)
                     if node.layer.graph is None and node.layer not in tried:
                         sites.setdefault(node.layer, []).append((nested, node))
-                    elif before is not None and _is_same_call(_call(nested, node), before):
+                    elif before is not None and _takes(before, _call(nested, node)):
                         nested.put(replace(node, layer=before))
                     elif before is not None:  # what was traced further out is called otherwise here
                         tried[node.layer] = None
@@ -257,7 +257,7 @@ class _Lifter:
         self._report.notes.append(f"{layer.name} ({layer.cls.__name__}) is kept whole: {reason}")
 
     def traced(self, layer: Layer, sites: list[tuple[Graph, Node]]) -> Layer:
-        """A composite layer with the graph that all its calls have in common.
+        """A composite layer with the graph that all its calls have in common, whatever their sizes.
 
         Raises:
             UntraceableError: there is none, or it is known to be wrong.
@@ -265,9 +265,9 @@ class _Lifter:
         if layer.source in self._whole:
             raise self._whole[layer.source]
         calls = {exactly(call): call for call in (_call(*site) for site in sites)}
-        if len(calls) > 1:
+        call = _general(*calls.values())
+        if call is None:
             raise UntraceableError(f"it is called in {len(calls)} different ways")
-        (call,) = calls.values()
         leaves = keras.tree.flatten((call.args, call.kwargs))
         if (
             any(leaf.masked for leaf in leaves if isinstance(leaf, Tensor))
@@ -409,9 +409,44 @@ def _call(graph: Graph, node: Node) -> Trace:
     return Trace(node.layer.source, args, kwargs, node.outputs)
 
 
-def _is_same_call(call: Trace, traced: Layer) -> bool:
+def _general(*calls: Trace) -> Trace | None:
+    """The call of which the given ones are cases: the sizes in which they differ are not known.
+
+    Returns:
+        None if they differ in anything else.
+    """
+    if len(calls) == 1:
+        return calls[0]
+    structures = [(call.args, call.kwargs, call.outputs) for call in calls]
+    kinds = {exactly(keras.tree.map_structure(_of_any_size, each)) for each in structures}
+    if len(kinds) > 1:
+        return None
+    args, kwargs, outputs = keras.tree.map_structure(_common, *structures)
+    return Trace(calls[0].source, args, kwargs, outputs, calls=calls)
+
+
+def _of_any_size(leaf: Any) -> Any:
+    return replace(leaf, shape=(None,) * len(leaf.shape)) if isinstance(leaf, Tensor) else leaf
+
+
+def _common(leaf: Any, *others: Any) -> Any:
+    """A tensor with the sizes that all have, and None for the others."""
+    if not isinstance(leaf, Tensor):
+        return leaf
+    sizes = zip(leaf.shape, *(other.shape for other in others), strict=True)
+    return replace(leaf, shape=tuple(each[0] if len({*each}) == 1 else None for each in sizes))
+
+
+def _takes(traced: Layer, call: Trace) -> bool:
+    """Whether a call is a case of that which was traced; its sizes are noted, to be checked."""
     assert traced.graph is not None
-    return exactly(call) == exactly(traced.graph.trace)
+    trace = traced.graph.trace
+    assert trace is not None
+    if exactly(_general(trace, call)) != exactly(trace):
+        return False
+    if exactly(call) != exactly(trace):
+        traced.graph.trace = replace(trace, calls=(*trace.calls, call))
+    return True
 
 
 def _inputs_of(model: keras.Model) -> Iterator[Any]:

@@ -60,17 +60,20 @@ def check_sizes(trace: Trace) -> None:
     batches = [size for size in compared if size > 2] if (None,) in {s[:1] for s in shapes} else ()
     held = set(map(id, sublayers(layer)))
 
-    def outline(**sizes: Any) -> list[str] | None:
+    def outline(call: Any = given, **sizes: Any) -> list[str] | None:
         """The calls that are made with these sizes."""
         try:
             return _outline(
-                record(layer, *with_sizes(given, **{"scales": trace.scales, **sizes})), held
+                record(layer, *with_sizes(call, **{"scales": trace.scales, **sizes})), held
             )
         except Exception:  # it takes no input of that size
             return None
 
     with only_untraceable(), inferred_once(layer, {}), untouched(layer):
-        expected = outline() if sizes else None
+        expected = outline() if sizes or trace.calls else None
+        for call in trace.calls:
+            if outline((call.args, call.kwargs)) != expected:
+                raise UntraceableError("its call does otherwise with tensors of another size")
         for size in dict.fromkeys(sizes):
             if outline(others=size) not in (None, expected):
                 raise UntraceableError(f"its call does otherwise where a size is {size}")

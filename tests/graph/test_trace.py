@@ -748,10 +748,81 @@ def test_layers_that_a_call_makes_are_the_same_at_every_size():
     check_rewrites(around(AddingBlock(3), shape=(None, None, 3)), FOLDS, times=1)
 
 
+def on_levels(block, *sizes):
+    """A block that is called on pictures of several sizes, as a head of a detector is."""
+    inputs = [keras.Input((size, size, 3)) for size in sizes]
+    return keras.Model(inputs, [block(each) for each in inputs])
+
+
+def test_a_head_over_five_levels():
+    model = on_levels(Block(name="head"), 32, 16, 8, 4, 2)
+    fast = check_rewrites(model, FOLDS, times=1)
+    assert fast.output_shape == model.output_shape
+    assert count(fast, Conv2D) == 1
+    assert fast.count_params() < model.count_params()
+
+
+class Detector(keras.Model):
+    """Its `call` calls one head on each level."""
+
+    def __init__(self):
+        super().__init__()
+        self.head, self.pool = Block(name="head"), layers.MaxPooling2D()
+
+    def call(self, x):
+        levels = [x]
+        for _ in range(3):
+            levels.append(self.pool(levels[-1]))
+        return [self.head(level) for level in levels]
+
+
+def test_a_head_in_a_subclassed_model():
+    model = Detector()
+    model(np.zeros((2, 32, 32, 3), "float32"))
+    report = kito.Report()
+    fast = kito.optimize(randomize(model), FOLDS, report=report)
+    assert report.folded == {"conv_batchnorm": 1}
+    data = np.random.default_rng(0).normal(size=(2, 32, 32, 3)).astype("float32")
+    for one, other in zip(model(data), fast(data), strict=True):
+        assert np.allclose(one, other, rtol=0, atol=1e-4)
+
+
+class TextBlock(Block):
+    """Branches on a size that it looks at as text, so that nobody knows what it compares with."""
+
+    def call(self, x):
+        x = super().call(x)
+        return ops.tanh(x) if str(x.shape[1]) == "16" else x
+
+
+def test_declines_a_block_that_does_otherwise_at_one_of_its_sizes():
+    model = on_levels(TextBlock(), 8, 16)
+    kept_whole(model, "its call does otherwise with tensors of another size")
+
+
+class StretchBlock(Block):
+    """Brings everything to one size, which differs where its input has one."""
+
+    def call(self, x):
+        return ops.reshape(super().call(x), (-1, x.shape[1] * x.shape[2], self.filters))
+
+    def compute_output_shape(self, shape):
+        return (shape[0], shape[1] * shape[2], self.filters)
+
+
+def test_declines_a_block_that_needs_the_sizes_in_which_its_calls_differ():
+    kept_whole(on_levels(StretchBlock(), 8, 16), "its call fails on symbolic tensors")
+
+
 def test_declines_a_block_that_is_called_in_two_ways():
-    block = Block(3)
-    one, two = keras.Input(SHAPE), keras.Input((16, 16, 3))
-    kept_whole(keras.Model([one, two], [block(one), block(two)]), "called in 2 different ways")
+    class Scaled(Block):
+        def call(self, x, times=1):
+            return super().call(x) * times
+
+    block = Scaled(3)
+    one, two = keras.Input(SHAPE), keras.Input(SHAPE)
+    model = keras.Model([one, two], [block(one), block(two, times=2)])
+    kept_whole(model, "called in 2 different ways")
 
 
 def test_declines_a_mask():
