@@ -221,10 +221,15 @@ class _Lifter:
                         sites.setdefault(node.layer, []).append((nested, node))
                     elif before is not None and _takes(before, _call(nested, node)):
                         nested.put(replace(node, layer=before))
-                    elif before is not None:  # what was traced further out is called otherwise here
-                        tried[node.layer] = None
-                        self.keep_whole(node.layer, "it is called in 2 different ways")
+                    elif before is not None:  # traced further out, for calls that were otherwise
                         put_back(seen, before, node.layer)
+                        del tried[node.layer]
+                        sites[node.layer] = [
+                            (each, call)
+                            for each in seen
+                            for call in each
+                            if call.layer is node.layer
+                        ]
             tried |= dict.fromkeys(sites)
             new = []
             for layer, calls in sites.items():

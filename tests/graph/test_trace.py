@@ -162,9 +162,14 @@ def test_a_block_that_is_called_twice_is_one_model():
     assert fast.count_params() == model.count_params() - 9
 
 
-@pytest.mark.parametrize("size", [8, 4])
-def test_a_block_that_another_block_calls_too(size):
-    """It is rewritten for both, or, where they differ, for none: it stays one layer."""
+class ScaledBlock(Block):
+    def call(self, x, times=1):
+        return super().call(x) * times
+
+
+@pytest.mark.parametrize(("size", "times"), [(8, 1), (4, 1), (8, 2)])
+def test_a_block_that_another_block_calls_too(size, times):
+    """It is rewritten for both, or, where they differ in more than sizes, for none."""
 
     class Outer(layers.Layer):
         def __init__(self, block):
@@ -175,16 +180,16 @@ def test_a_block_that_another_block_calls_too(size):
             self.dense.build(shape)
 
         def call(self, x):
-            return self.dense(self.block(x[:, :size]))
+            return self.dense(self.block(x[:, :size], times=times))
 
-    block = Block(3, name="block")
+    block = ScaledBlock(3, name="block")
     inputs = keras.Input(SHAPE)
-    model = keras.Model(inputs, [block(inputs), Outer(block)(inputs)])
+    model = keras.Model(inputs, [block(inputs, times=1), Outer(block)(inputs)])
     report = kito.Report()
     fast = kito.optimize(randomize(model), FOLDS, report=report)
     check_equivalent(model, fast)
-    assert len(report.applied) == (size == 8)
-    assert fast.count_params() == model.count_params() - 9 * (size == 8)
+    assert len(report.applied) == (times == 1)
+    assert fast.count_params() == model.count_params() - 9 * (times == 1)
 
 
 def test_a_block_without_anything_to_rewrite_is_kept_as_it_is():
@@ -762,6 +767,30 @@ def test_a_head_over_five_levels():
     assert fast.count_params() < model.count_params()
 
 
+class PooledHead(layers.Layer):
+    """Calls a head that others call too, on a smaller picture."""
+
+    def __init__(self, head, **options):
+        super().__init__(**options)
+        self.head, self.pool = head, layers.MaxPooling2D()
+
+    def call(self, x):
+        return self.head(self.pool(x))
+
+
+@pytest.mark.parametrize("first", ["head", "around"])
+def test_a_head_that_another_block_calls_on_another_size(first):
+    inputs = keras.Input(SHAPE)
+    head = Block(3, name="head")
+    head.build((None, *SHAPE))
+    around_head = PooledHead(head, name="around")
+    calls = [head, around_head] if first == "head" else [around_head, head]
+    model = keras.Model(inputs, [call(inputs) for call in calls])
+    fast = check_rewrites(model, FOLDS, times=1)
+    assert count(fast, Conv2D) == 1
+    assert fast.output_shape == model.output_shape
+
+
 class Detector(keras.Model):
     """Its `call` calls one head on each level."""
 
@@ -815,11 +844,7 @@ def test_declines_a_block_that_needs_the_sizes_in_which_its_calls_differ():
 
 
 def test_declines_a_block_that_is_called_in_two_ways():
-    class Scaled(Block):
-        def call(self, x, times=1):
-            return super().call(x) * times
-
-    block = Scaled(3)
+    block = ScaledBlock(3)
     one, two = keras.Input(SHAPE), keras.Input(SHAPE)
     model = keras.Model([one, two], [block(one), block(two, times=2)])
     kept_whole(model, "called in 2 different ways")
