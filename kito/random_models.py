@@ -326,6 +326,28 @@ def shared_norm_step(draw: DrawFn, x: Tensor, tensors: Tensors) -> Tensors:
     return combined(draw, [norm(first), norm(second)])
 
 
+def repeated_step(draw: DrawFn, x: Tensor, tensors: Tensors) -> Tensors:
+    """Layers that are called in turns, each time on what the last call gave."""
+    rank, channels = len(x.shape) - 2, x.shape[-1]
+    kinds: list[Callable[[], Layer]] = [
+        lambda: layers.Dense(channels),
+        lambda: normalization(draw, x, -1),
+        lambda: layers.Dropout(0.3),
+        lambda: layers.Activation(draw(st.sampled_from(("linear", "relu", "tanh")))),
+        lambda: layers.Rescaling(0.5, offset=draw(st.sampled_from((0.0, 0.1)))),
+    ]
+    if rank:
+        kinds += [
+            lambda: CONVOLUTIONS[rank](channels, 3, padding="same"),
+            lambda: RESIZING[rank][0](draw(st.integers(0, 1))),
+        ]
+    repeated = [draw(st.sampled_from(kinds))() for _ in range(draw(st.integers(1, 2)))]
+    for _ in range(draw(st.integers(2, 3))):
+        for layer in repeated:
+            x = layer(x)
+    return [x]
+
+
 def nested_step(draw: DrawFn, x: Tensor, tensors: Tensors) -> Tensors:
     """A model in the model, called once or twice."""
     model = submodel(draw, x)
@@ -403,6 +425,7 @@ STEPS = (
     squeezed_step,
     shared_linear_step,
     shared_norm_step,
+    repeated_step,
     nested_step,
     lookalikes_step,
     composite_step,

@@ -42,6 +42,27 @@ def test_a_pair_that_is_called_on_its_own_output():
     assert check_rewrites(model, FOLDS, times=3).count_params() == model.count_params() - 12
 
 
+@pytest.mark.parametrize("times", [2, 3, 4])
+@pytest.mark.parametrize(
+    ("make", "rule"),
+    [
+        (lambda: layers.Dropout(0.3), "identities"),
+        (lambda: layers.Reshape(SHAPE), "same_shape"),
+        (lambda: layers.ZeroPadding2D(1), "padding_padding"),
+        (lambda: layers.Rescaling(2.0, offset=0.1), "affine_affine"),
+        (lambda: Dense(3), "linear_linear"),
+    ],
+)
+def test_a_layer_that_is_called_on_its_own_output(make, rule, times):
+    layer = make()
+    inputs = x = keras.Input(SHAPE)
+    for _ in range(times):
+        x = layer(x)
+    model = keras.Model(inputs, layers.ReLU()(x))
+    gone = times if rule in ("identities", "same_shape") else times - 1
+    check_rewrites(model, [rule], times=gone)
+
+
 def test_one_normalization_after_two_convolutions():
     inputs = inputs_of(2)
     bn = BatchNormalization(name="bn")

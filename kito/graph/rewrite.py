@@ -232,6 +232,7 @@ class _Rewriter:
     def twins(self, rule: Rule, site: Site) -> list[Site]:
         """The other calls of the same layers, where these can be rewritten in the same way."""
         layers = [node.layer for node in site.match.nodes]
+        taken = {(site.graph, node.id) for node in site.match.nodes}
         found = []
         if any(len(self.calls[layer]) == layers.count(layer) for layer in layers):
             return []
@@ -241,7 +242,8 @@ class _Rewriter:
             match = rule.pattern.match(graph, graph[node_id])
             if match is None:
                 continue
-            if [node.layer for node in match.nodes] != layers:
+            nodes = {(graph, node.id) for node in match.nodes}
+            if [node.layer for node in match.nodes] != layers or nodes & taken:
                 continue
             try:
                 twin = self.evaluate(rule, graph, match)
@@ -249,6 +251,7 @@ class _Rewriter:
                 continue
             if len(twin.layers) == len(site.layers) and all(map(_same, twin.layers, site.layers)):
                 found.append(twin)
+                taken |= nodes
         return found
 
     def readers(self, graph: Graph, node: Node) -> Iterator[tuple[Graph, Node]]:
@@ -322,10 +325,11 @@ class _Rewriter:
         vanishing = self.vanishing(sites)
         gone = [layer for layer in old if layer not in site.layers and layer in vanishing]
         names = self.named(site, old, gone, {each.graph for each in sites})
+        moved: dict[tuple[Graph, Ref], Ref] = {}
         for each in sites:
             self.count(rule, each)
             # The layers of the first site are those of all.
-            self.splice(each, dict(zip(each.layers, names, strict=True)))
+            self.splice(each, dict(zip(each.layers, names, strict=True)), moved)
         for layer in old:
             calls = self.calls[layer]
             if not calls:
@@ -373,10 +377,15 @@ class _Rewriter:
                 "`rules=`.",
             )
 
-    def splice(self, site: Site, names: Mapping[Layer, Layer]) -> None:
+    def splice(
+        self, site: Site, names: Mapping[Layer, Layer], moved: dict[tuple[Graph, Ref], Ref]
+    ) -> None:
         """Put what the rule asks for where the match stands.
 
         The last call keeps the number of the match's tail, and so its readers.
+
+        Args:
+            moved: the tensors that sites before this one replaced by others; is added to.
         """
         graph, match = site.graph, site.match
         graph.rewritten = True
@@ -384,13 +393,15 @@ class _Rewriter:
         for node in match.nodes:
             del self.calls[node.layer][graph, node.id]
             self.names[graph][node.layer.name] -= 1
-        self.build(site, names)
+        self.build(site, names, moved)
         for node in reversed([node for node in match.nodes if node not in match.tails]):
             graph.remove(node.id)
         for reader in readers:
             self.enqueue(graph, reader.id)
 
-    def build(self, site: Site, names: Mapping[Layer, Layer]) -> None:
+    def build(
+        self, site: Site, names: Mapping[Layer, Layer], moved: dict[tuple[Graph, Ref], Ref]
+    ) -> None:
         graph = site.graph
         places: dict[Result, Node] = {
             result: tail for tail, result in site.pairs if isinstance(result, Call)
@@ -400,6 +411,8 @@ class _Rewriter:
         def to_ref(leaf: Any) -> Any:
             if isinstance(leaf, Output):
                 return Ref(ids[leaf.call], leaf.index)
+            while isinstance(leaf, Ref) and (graph, leaf) in moved:
+                leaf = moved[graph, leaf]
             return Ref(ids[leaf]) if isinstance(leaf, Call) else leaf
 
         for call in site.calls:
@@ -410,7 +423,8 @@ class _Rewriter:
             self.put(graph, Node(ids[call], names[call.layer], args, kwargs, outputs))
         for tail, result in site.pairs:
             if tail is not places.get(result):  # what it computed is there already
-                graph.redirect(Ref(tail.id), to_ref(result))
+                moved[graph, Ref(tail.id)] = to_ref(result)
+                graph.redirect(Ref(tail.id), moved[graph, Ref(tail.id)])
                 graph.remove(tail.id)
 
     def put(self, graph: Graph, node: Node) -> None:
