@@ -14,7 +14,7 @@ import numpy as np
 
 from kito.distance import differences, magnitude
 from kito.errors import InputError
-from kito.forward import as_called
+from kito.forward import answers, as_called
 from kito.graph.keras_internals import sublayers
 from kito.progress import track
 from kito.samples import random_inputs, with_known_inputs
@@ -125,15 +125,15 @@ def compare(
     if inputs is None:
         inputs = random_inputs(with_known_inputs(model, fast), batch_size)
     called = [as_called(each) for each in (model, fast)]
-    answers = [each.predict_on_batch(inputs) for each in track(called, "running")]
+    given = [answers(each, inputs) for each in track(called, "running")]
     times: tuple[list[float], list[float]] = ([], [])
     for _ in track(range(repeats), "timing"):
         for each, durations in zip(called, times, strict=True):
             start = time.perf_counter()
-            each.predict_on_batch(inputs)
+            answers(each, inputs)
             durations.append(time.perf_counter() - start)
     return Comparison(
-        outputs=tuple(_differences(model, *answers)),
+        outputs=tuple(_differences(model, *given)),
         seconds=(median(times[0]), median(times[1])),
         layers=(len(sublayers(model)) - 1, len(sublayers(fast)) - 1),
         parameters=(model.count_params(), fast.count_params()),
@@ -162,12 +162,12 @@ def compare_two_models_results(
     largest = total = count = 0.0
     for start in range(0, test_number, step := min(max_batch, LARGEST_BATCH)):
         inputs = random_inputs(known, min(step, test_number - start), seed=start)
-        answers = []
+        given = []
         for index, each in enumerate(called):
             began = time.perf_counter()
-            answers.append(each.predict_on_batch(inputs))
+            given.append(answers(each, inputs))
             seconds[index] += time.perf_counter() - began
-        for one, other in _pairs(*answers):
+        for one, other in _pairs(*given):
             apart = differences(one, other)
             largest = max(largest, float(apart.max(initial=0)))
             total += float(apart.sum())

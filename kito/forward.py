@@ -10,8 +10,10 @@ from collections.abc import Iterable
 from typing import Any
 
 import keras
+import numpy as np
 
-from kito.graph.keras_internals import Functional, is_graph_model, structures
+from kito.graph.keras_internals import Functional, is_graph_model, structures, sublayers
+from kito.graph.layer import to_numpy
 
 PREDICTING = ("predict", "predict_on_batch", "predict_step", "make_predict_function")
 EVALUATING = (
@@ -49,6 +51,20 @@ class _Called(keras.Model):  # type: ignore[misc]
 
     def call(self, inputs: Any) -> Any:
         return self.model(inputs, training=False)
+
+
+def answers(model: keras.Model, inputs: Any) -> Any:
+    """What `predict_on_batch` gives; a recurrent layer that goes on from one batch to the next has
+    the states afterwards that it had before.
+    """
+    stateful = [part for part in sublayers(model) if getattr(part, "stateful", False)]
+    states = [state for part in stateful for state in keras.tree.flatten(part.states)]
+    before = [np.array(to_numpy(state)) for state in states if state is not None]
+    try:
+        return model.predict_on_batch(inputs)
+    finally:
+        for state, value in zip(states, before, strict=False):
+            state.assign(value)
 
 
 def own_methods(model: keras.Model, names: Iterable[str]) -> list[str]:

@@ -31,7 +31,7 @@ import numpy as np
 
 from kito.distance import Mask, apart, finite, magnitude, numbers, spacing
 from kito.errors import InputError, first_line
-from kito.forward import as_called
+from kito.forward import answers, as_called
 from kito.graph.keras_internals import input_structure, sublayers
 from kito.graph.layer import to_numpy
 from kito.progress import track
@@ -374,14 +374,12 @@ def _holds_large(array: np.ndarray) -> bool:
 
 
 def _answers(model: keras.Model, batches: dict[str, Any]) -> dict[str, Any]:
-    return {
-        kind: model.predict_on_batch(batch) for kind, batch in track(batches.items(), "verifying")
-    }
+    return {kind: answers(model, batch) for kind, batch in track(batches.items(), "verifying")}
 
 
 def _run(model: keras.Model, kind: str, batch: Any) -> Any:
     try:
-        return model.predict_on_batch(batch)
+        return answers(model, batch)
     except Exception as error:
         raise InputError(
             f"the model '{model.name}' does not run on {_inputs(kind)}: {type(error).__name__}: "

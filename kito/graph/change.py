@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cache
+
+import keras
 
 from kito.graph.cost import is_pass, multiply_adds
 from kito.graph.ir import Graph, Node, walk
@@ -137,6 +140,9 @@ class Recorder:
         self._paths = {id(nested): path for path, nested in self._graphs}
         # Holds the layers too, so that a new one can't be taken for an old one.
         self._numbers: dict[Layer, int] = {}
+        # By the id of each variable of the model, the layer that it is counted with: a layer inside
+        # several composites is one.
+        self._owners: dict[int, Layer] = {}
         self._before = [self._calls(nested) for _, nested in self._graphs]
 
     def change(self) -> Change:
@@ -168,9 +174,21 @@ class Recorder:
             kind=layer.cls.__name__,
             shape=node.output.shape,
             dtype=node.output.dtype,
-            parameters=0 if layer.graph is not None else layer.parameters,
+            parameters=self._parameters(layer),
             multiply_adds=products,
             is_pass=not products and is_pass(node),
             reads=tuple(dict.fromkeys(ref.node for ref in node.refs)),
             inside=None if layer.graph is None else self._paths[id(layer.graph)],
         )
+
+    def _parameters(self, layer: Layer) -> int:
+        if layer.graph is not None:
+            return 0
+        if layer.is_new or not isinstance(layer.source, keras.Layer):
+            return layer.parameters
+        owned = [
+            variable.shape
+            for variable in layer.source.weights
+            if self._owners.setdefault(id(variable), layer) is layer
+        ]
+        return sum(map(math.prod, owned))

@@ -10,12 +10,13 @@ from __future__ import annotations
 
 import itertools
 from collections import Counter
+from collections.abc import Collection
 from typing import Any
 
 import keras
 
 from kito.errors import GraphError, first_line
-from kito.graph.copying import copy_and_call, copy_layer
+from kito.graph.copying import CannotCopyError, copy_and_call, copy_layer
 from kito.graph.doubt import check_copied
 from kito.graph.ir import Graph, Node, Ref, Tensor, rewritten_graphs, walk
 from kito.graph.keras_internals import (
@@ -89,6 +90,30 @@ class _Builder:
         # The layers that could not be copied, and the traces that stand for them.
         self.unfolded: set[Layer] = set()
         self.believed: set[Graph] = set()
+        # Layers that have weights in common: of each a copy would have its own.
+        self.tied = self.find_tied(layers)
+
+    def find_tied(self, layers: Collection[Layer]) -> set[Layer]:
+        """The layers that hold a part with weights which others hold too, unless what a composite
+        calls can stand for it: then the part is one layer.
+        """
+        copied = list(filter(self.is_copied, layers))
+        if all(len(sublayers(layer.source)) == 1 for layer in copied):
+            return set()
+        holders: dict[int, list[Layer]] = {}
+        for layer in copied:
+            for part in sublayers(layer.source):
+                if part.weights and len(sublayers(part)) == 1:
+                    holders.setdefault(id(part), []).append(layer)
+        tied: set[Layer] = set()
+        for some in holders.values():
+            composites = [layer for layer in some if len(sublayers(layer.source)) > 1]
+            if len(some) > 1 and composites:
+                stuck = [layer for layer in composites if not self.can_unfold(layer)]
+                self.unfolded.update(layer for layer in composites if layer not in stuck)
+                tied.update(some if stuck else ())
+        self.unfolded -= tied
+        return tied
 
     def is_rewritten(self, layer: Layer) -> bool:
         """Whether a rule made the layer, or changed something in its graph."""
@@ -170,6 +195,8 @@ class _Builder:
 
     def can_unfold(self, layer: Layer) -> bool:
         """Whether what a layer that no rule touched calls may stand for it: nobody checked yet."""
+        if layer.cls is keras.layers.TimeDistributed:  # it calls its model in its own way
+            return False
         if layer.graph is None or layer.graph.trace is None or layer.graph in self.believed:
             return layer.graph is not None
         try:
@@ -207,6 +234,9 @@ class _Builder:
 
     def copy(self, layer: Layer, args: Any, kwargs: Any) -> Any:
         """Copy a layer of the source, call it, which builds it, and give it its weights."""
+        if layer in self.tied:
+            self.share(layer, CannotCopyError("other layers hold a layer that it holds"))
+            return self.built[layer](*args, **kwargs)
         try:
             # A rule may have left it in another's place, which has the name.
             copy, outputs = copy_and_call(layer.source, args, kwargs, layer.name)

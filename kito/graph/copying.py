@@ -21,7 +21,9 @@ import keras
 import numpy as np
 
 from kito.graph.keras_internals import (
+    OTHER_WEIGHTS,
     complete_config,
+    has_its_weights,
     is_users,
     no_initializers,
     own_attributes,
@@ -32,6 +34,9 @@ from kito.graph.layer import to_numpy
 
 # What is compared by its value.
 PLAIN = (bool, int, float, complex, str, bytes, np.generic, type(None), Enum, type)
+SETTINGS = (bool, int, float, str, type(None))
+# What says where a layer stands, and not what it does.
+NOT_SETTINGS = {"_name", "name", "_path", "_parent_path", "_called", "_lock", "_trainable", "built"}
 # How deep objects in the attributes of a layer are compared.
 LEVELS = 3
 # Where a layer keeps the functions that it applies.
@@ -92,7 +97,7 @@ def _is_named(activation: Any) -> bool:
     if isinstance(activation, keras.Layer):
         return not activation.weights
     if not isinstance(activation, Function):
-        return True
+        return not callable(activation) or hasattr(activation, "get_config")
     name = activation.__name__
     if name == "<lambda>":
         return False
@@ -120,6 +125,7 @@ def copy_structure(layer: keras.Layer) -> keras.Layer:
     # their own leave out the name.
     copy.dtype_policy = layer.dtype_policy
     copy.name = layer.name
+    copy.autocast, copy.supports_masking = layer.autocast, layer.supports_masking
     return copy
 
 
@@ -188,6 +194,9 @@ def copy_state(source: keras.Layer, copy: keras.Layer) -> None:
     for old_part, new_part in zip(sublayers(source), sublayers(copy), strict=True):
         # The outer ones come first, and set it in what they hold.
         new_part.trainable = old_part.trainable
+        if not has_its_weights(old_part):
+            raise CannotCopyError(f"{old_part.name} {OTHER_WEIGHTS}")
+        _copy_settings(old_part, new_part)
         for method in patched_methods(old_part):
             raise CannotCopyError(
                 f"{old_part.name} has a `{method}` of its own, not that of its class"
@@ -214,6 +223,23 @@ def copy_state(source: keras.Layer, copy: keras.Layer) -> None:
         # assigned to its weights since.
         if type(old_part) is keras.layers.Normalization:
             new_part.mean, new_part.variance = old_part.mean, old_part.variance
+
+
+def _copy_settings(source: keras.Layer, copy: keras.Layer) -> None:
+    """What one of Keras' own layers goes by and its configuration lacks, such as `lora_alpha`, and
+    the states that it has between two calls.
+    """
+    if is_users(type(source)):
+        return
+    for name, value in vars(source).items():
+        if name in NOT_SETTINGS or name.startswith("_self_"):  # those are TensorFlow's own
+            continue
+        old = vars(copy).get(name)
+        if isinstance(value, SETTINGS) and isinstance(old, SETTINGS) and old != value:
+            vars(copy)[name] = value
+    if getattr(source, "stateful", False) and source.states is not None:
+        for old, new in zip(source.states, copy.states, strict=True):
+            new.assign(old)
 
 
 def _differs(name: str, source: keras.Layer, copy: keras.Layer) -> bool:

@@ -75,7 +75,7 @@ def _of_one_row(node: Node, given: tuple[int | None, ...]) -> int:
         return entries * _positions(node, given)
     if layer.cls is layers.Dense:
         return entries * _product(node.output.shape[1:-1])
-    if layer.cls is layers.EinsumDense:
+    if layer.cls is layers.EinsumDense and layer.has_config:
         equation = EQUATION.fullmatch(node.equation)
         if equation and ELLIPSIS not in equation["output"]:
             # Not strict: Keras believes an `output_shape` that has more sizes than the equation.

@@ -10,7 +10,14 @@ from kito.definition import Decline, Match
 from kito.graph.copying import names_activations
 from kito.graph.inference import supports_masking
 from kito.graph.ir import Graph, Node, Ref
-from kito.graph.keras_internals import patched_methods, sublayers
+from kito.graph.keras_internals import (
+    OTHER_WEIGHTS,
+    casts_as_its_class,
+    has_its_weights,
+    is_users,
+    patched_methods,
+    sublayers,
+)
 from kito.graph.layer import Call, Layer
 from kito.graph.site import Site
 
@@ -39,6 +46,8 @@ def check_match(graph: Graph, match: Match) -> None:
         Decline: with the reason.
     """
     inside = {node.id for node in match.nodes}
+    if graph.training:
+        raise Decline(f"the model '{graph.name}' around it is called with training=True")
     for node in match.nodes:
         _check_arguments(node)
         _check_layer(node)
@@ -92,6 +101,10 @@ def _check_layer(node: Node) -> None:
             raise Decline(f"{part.name} has a `{method}` of its own, not that of its class")
         if mode := getattr(part, "quantization_mode", None):
             raise Decline(f"{part.name} is quantized ({mode})")
+        if not is_users(type(part)) and not casts_as_its_class(part):
+            raise Decline(f"{part.name} has autocast={part.autocast}, which no configuration has")
+        if not has_its_weights(part):
+            raise Decline(f"{part.name} {OTHER_WEIGHTS}")
         if not names_activations(part):
             raise Decline(f"{part.name} has an activation that its configuration can't carry")
 
@@ -162,8 +175,26 @@ def _check_integers(site: Site, call: Call) -> None:
     for ref in keras.tree.flatten((call.args, call.kwargs)):
         if isinstance(ref, Ref) and (call.layer.cls, ref) not in known:
             dtype = site.graph.tensor(ref).dtype
+            if _is_sparse(site.graph, ref):
+                raise Decline(f"{site.match.head.layer.name} reads a sparse tensor")
             if not keras.backend.is_float_dtype(dtype):
                 raise Decline(f"{site.match.head.layer.name} reads {dtype}")
+
+
+def _is_sparse(graph: Graph, ref: Ref) -> bool:
+    """Whether a tensor may be sparse: what layers give is not, unless they only hand it on.
+
+    Keras does not know: after arithmetic it says of each tensor that it may be.
+    """
+    inputs = [graph.producer(each).layer.source for each in keras.tree.flatten(graph.inputs)]
+    if not any(getattr(each, "sparse", False) for each in inputs):
+        return False
+    node = graph.producer(ref)
+    if isinstance(node.layer.source, keras.Layer) and node.layer.source.weights:
+        return False
+    return getattr(node.layer.source, "sparse", False) or any(
+        _is_sparse(graph, each) for each in node.refs
+    )
 
 
 def _classes(node: Node) -> set[type]:

@@ -150,6 +150,7 @@ class Graph:
         source: the model that the graph was lifted from.
         frozen: whether nothing here may be rewritten.
         masked: whether it gets tensors that have a mask, which Keras does not show inside.
+        training: whether a call of it has training=True.
         trace: how it was recorded, if it is the record of the calls of a layer or model that is
             written in Python.
         lifted: its calls before any rule was applied, if a trace is among the graphs of the model.
@@ -167,6 +168,7 @@ class Graph:
         self.source: Any = None
         self.frozen = False
         self.masked = False
+        self.training = False
         self.trace: Trace | None = None
         self.lifted: Calls | None = None
         self.dag = nx.MultiDiGraph()

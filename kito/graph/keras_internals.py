@@ -109,15 +109,20 @@ CHANGED_BY_ANY_CALL = {"_called", "_parent_path", "_path", "built", "_build_shap
 
 def is_graph_class(cls: type[Any]) -> bool:
     """Whether running a model of the class is running its graph: `call` is not overridden."""
-    return (issubclass(cls, keras.Sequential) and cls.call is keras.Sequential.call) or (
-        issubclass(cls, Functional) and cls.call is Functional.call
+    return (
+        issubclass(cls, keras.Layer)
+        and (
+            (issubclass(cls, keras.Sequential) and cls.call is keras.Sequential.call)
+            or (issubclass(cls, Functional) and cls.call is Functional.call)
+        )
+        and cls.__call__ is keras.Layer.__call__
     )
 
 
 def is_graph_model(model: keras.Operation) -> bool:
     """Whether running the model is running its graph, and the graph is there."""
     unbuilt = isinstance(model, keras.Sequential) and model._functional is None
-    return is_graph_class(type(model)) and not unbuilt
+    return is_graph_class(type(model)) and not unbuilt and not patched_methods(model)
 
 
 def structures(model: keras.Model) -> tuple[Any, Any]:
@@ -225,17 +230,23 @@ def complete_config(operation: keras.Operation) -> dict[str, Any]:
     cls = type(operation)
     try:
         config = dict(operation.get_config())
-    except NotImplementedError:
-        # Keras notes what `Identity` and `ELU` are made with, but can't note a policy.
-        if not cls.__module__.startswith("keras.src.layers."):
-            raise
+    except Exception as error:
+        # Keras notes what `Identity` and `ELU` are made with, but can't note a policy; nor can it
+        # note an activation that is no function.
         names = inspect.signature(cls).parameters.keys() - {"kwargs"}
-        config = {name: getattr(operation, name) for name in names}
-        config |= {"name": operation.name, "dtype": operation.dtype_policy.name}
+        known = {name: getattr(operation, name) for name in names if hasattr(operation, name)}
+        own = cls.__module__.startswith("keras.src.layers.")
+        if not own or len(known) < len(names) or _holds_layer(known):
+            raise NotImplementedError(f"{cls.__name__} has no configuration") from error
+        config = known | {"name": operation.name, "dtype": operation.dtype_policy.name}
     # Keras 3.14 leaves it out.
     if hasattr(operation, "output_padding") and cls.__module__.startswith("keras.src."):
         config.setdefault("output_padding", operation.output_padding)
     return config
+
+
+def _holds_layer(config: dict[str, Any]) -> bool:
+    return any(isinstance(leaf, keras.Layer) for leaf in keras.tree.flatten(config))
 
 
 def own_attributes(layer: keras.Layer) -> list[str]:
@@ -265,6 +276,38 @@ def patched_methods(operation: keras.Operation) -> list[str]:
         for name in vars(operation).keys() - KEPT_ON_THE_OBJECT
         if inspect.isfunction(getattr(type(operation), name, None))
     )
+
+
+# Layers that by themselves do not cast what they get.
+UNCAST = (
+    keras.layers.Embedding,
+    keras.layers.GroupNormalization,
+    keras.layers.LayerNormalization,
+)
+# What Keras' layers compute with, besides what it calls by the same name without the underscore.
+KERNELS = ("kernel", "_kernel", "depthwise_kernel", "pointwise_kernel", "_embeddings")
+
+
+OTHER_WEIGHTS = "computes with other weights than those that it was built with"
+
+
+def casts_as_its_class(layer: keras.Layer) -> bool:
+    """Whether one of Keras' layers casts what it gets as others of its class do: `autocast=False`
+    is not in its configuration.
+    """
+    return bool(layer.autocast) is (type(layer) not in UNCAST)
+
+
+def has_its_weights(layer: keras.Layer) -> bool:
+    """Whether one of Keras' layers computes with the weights that it was built with: somebody may
+    have taken its bias away, or given it the kernel of another layer.
+    """
+    own = vars(layer)
+    asks = own.get("use_bias") or (own.get("bias_axes") if "bias" in own else None)
+    if layer.built and asks and "bias" in own and own["bias"] is None:
+        return False
+    held = [own[name] for name in KERNELS if own.get(name) is not None]
+    return all(any(each is weight for weight in layer.weights) for each in held)
 
 
 # Who wrote what these packages hold is not the user.

@@ -107,6 +107,14 @@ class Layer:
         return config | dict(self.overrides) | {"name": self.name}
 
     @cached_property
+    def has_config(self) -> bool:
+        """Whether the layer can say what it is: with some functions in it, Keras' own can't."""
+        try:
+            return bool(self.config)
+        except NotImplementedError:
+            return False
+
+    @cached_property
     def behaviour(self) -> dict[str, Any]:
         """The entries of the configuration that say what the layer computes with its weights."""
         return {

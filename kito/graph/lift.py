@@ -36,6 +36,7 @@ from kito.graph.keras_internals import (
     is_graph_model,
     is_users,
     keras_mask,
+    patched_methods,
     plain,
     structures,
     sublayers,
@@ -170,7 +171,7 @@ class _Lifter:
             outputs = tuple(_tensor(tensor) for tensor in call.outputs)
             node = Node(node_id, self.layer(call.operation), args, kwargs, outputs)
             graph.put(node)
-            _mark_masked(graph, node)
+            _mark_call(graph, node)
         inputs, outputs = structures(model)
         graph.inputs = keras.tree.map_structure(to_ref, inputs)
         graph.outputs = keras.tree.map_structure(to_ref, outputs)
@@ -193,8 +194,10 @@ class _Lifter:
             graph = None
             if is_graph_model(operation) and operation not in self._whole:
                 graph = self.graph(operation)
-            elif type(operation) is keras.layers.TimeDistributed:
-                graph = self.layer(operation.layer).graph
+            elif type(operation) is keras.layers.TimeDistributed and not patched_methods(operation):
+                graph = (
+                    self.layer(operation.layer).graph if is_graph_model(operation.layer) else None
+                )
             layer = Layer(type(operation), operation.name, source=operation, graph=graph)
             self._layers[id(operation)] = layer
         return self._layers[id(operation)]
@@ -368,6 +371,10 @@ class _Lifter:
         return graph
 
 
+def _is_time_distributed(operation: keras.Operation) -> bool:
+    return type(operation) is keras.layers.TimeDistributed and not patched_methods(operation)
+
+
 def _of_any_length(inputs: Any) -> Any:
     """The inputs of a model, where integers may be as many words as one likes."""
     return keras.tree.map_structure(
@@ -392,9 +399,12 @@ def _may_leak_a_mask(graph: Graph, node: Node) -> bool:
     )
 
 
-def _mark_masked(graph: Graph, node: Node) -> None:
-    """Note in the graphs inside a layer that the call hands them a mask, if it does."""
+def _mark_call(graph: Graph, node: Node) -> None:
+    """Note in the graphs inside a layer that the call hands them a mask, or training=True."""
     inside = node.layer.graph
+    if inside is not None and node.kwargs.get("training"):
+        for _, nested in walk(inside):
+            nested.training = True
     given = node.kwargs.get("mask") is not None or any(
         graph.tensor(ref).masked for ref in node.refs
     )
@@ -489,7 +499,8 @@ def _inputs_of(model: keras.Model) -> Iterator[Any]:
     def same_size(shape: Sequence[int | None], dtype: str) -> Tensor:
         return Tensor((None, *shape[1:]), dtype)
 
-    for dtype in (str(model.input_dtype), INTEGER):
+    # What does not cast its inputs gets them as they come.
+    for dtype in (str(model.input_dtype) if model.autocast else keras.config.floatx(), INTEGER):
         for tensor in (any_size, same_size):
             inputs = plain(keras.tree.map_shape_structure(partial(tensor, dtype=dtype), shapes))
             # Of several inputs, which are integers would be a guess.

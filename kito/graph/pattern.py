@@ -88,7 +88,9 @@ class Link:
 
     def fits(self, node: Node) -> bool:
         """Whether a call may stand there."""
-        return node.layer.cls in self.classes and (self.condition is None or self.condition(node))
+        if node.layer.cls not in self.classes or self.condition is None:
+            return node.layer.cls in self.classes
+        return node.layer.has_config and self.condition(node)
 
     def __str__(self) -> str:
         names = " | ".join(cls.__name__ for cls in self.classes)

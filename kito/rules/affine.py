@@ -20,7 +20,7 @@ tensor with values. c / x is no affine map.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -134,8 +134,7 @@ def affine_of(node: Node, given: Tensor) -> Affine:
         return Affine(node.name, *scale_and_shift(node), node.axis % len(given.shape))
     with np.errstate(invalid="ignore", divide="ignore", over="ignore"):
         scale, shift = np.broadcast_arrays(*READERS[node.layer.cls](node))
-    if not (np.isfinite(scale).all() and np.isfinite(shift).all()):
-        raise Decline(f"{node.name} has a scale or shift that is not finite")
+    check_normal(node.name, (scale, shift), node.output.dtype)
     axes = [axis - scale.ndim for axis, size in enumerate(scale.shape) if size > 1]
     if not axes:
         return Affine(node.name, scale.reshape(()), shift.reshape(()), None)
@@ -155,6 +154,20 @@ def affine_of(node: Node, given: Tensor) -> Affine:
     if (scale == scale[0]).all() and (shift == shift[0]).all():
         return Affine(node.name, scale[0], shift[0], None)
     return Affine(node.name, scale, shift, axis)
+
+
+def check_normal(name: str, numbers: Iterable[Float64], dtype: str) -> None:
+    """Whether a layer could hold these numbers as precisely as any.
+
+    Raises:
+        Decline: one is not finite, out of the range of the dtype, or so small that bits are lost.
+    """
+    limits = np.finfo(dtype if dtype in ("float16", "float64") else "float32")
+    sizes = np.abs(np.concatenate([each.reshape(-1) for each in numbers]))
+    if not np.isfinite(sizes).all():
+        raise Decline(f"{name} has a scale or shift that is not finite")
+    if not ((sizes == 0) | ((sizes >= limits.tiny) & (sizes <= limits.max))).all():
+        raise Decline(f"{name} has a scale or shift out of the range of {dtype}")
 
 
 def as_cast(node: Node, given: Tensor) -> Tensor:

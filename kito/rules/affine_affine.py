@@ -21,6 +21,7 @@ from kito.rules.affine import (
     affine_of,
     as_cast,
     check_mask,
+    check_normal,
     check_shift,
     reads_one_tensor,
 )
@@ -40,6 +41,7 @@ def affine_affine(source: Node, first: Node, second: Node) -> Call:
     check_mask(second, first.output)
     # What takes the place of a layer casts what it reads as that did.
     both = affine_of(first, as_cast(first, given)).then(affine_of(second, first.output))
+    check_normal(both.name, (both.scale, both.shift), second.output.dtype)
     check_shift(both, second.output.dtype)
     check_range(second, first, np.atleast_1d(both.scale))
     layer = _layer(both, second.name, second.output.dtype, _policy(first, second))

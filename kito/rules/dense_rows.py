@@ -31,6 +31,8 @@ def dense_rows(dense: Node) -> Call:
     _, *sizes, units = dense.output.shape
     if None in sizes:
         raise Decline(f"the sizes of {dense.name}'s output are not known")
+    if 0 in sizes:
+        raise Decline(f"the output of {dense.name} is empty")
     if dense.output.dtype != "float32":
         raise Decline(f"{dense.name} computes in {dense.output.dtype}")
     channels, name = dense.kernel.shape[0], dense.name

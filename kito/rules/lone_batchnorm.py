@@ -31,6 +31,8 @@ def lone_batchnorm(bn: Node) -> Layer:
     """Run a BatchNormalization that nothing takes in as a depthwise convolution."""
     if bn.output.dtype != "float32":
         raise Decline(f"{bn.name} computes in {bn.output.dtype}")
+    if 0 in bn.output.shape:
+        raise Decline(f"the output of {bn.name} is empty")
     scale, shift = scale_and_shift(bn)
     return Layer.new(
         DepthwiseConv2D,

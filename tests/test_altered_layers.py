@@ -1,0 +1,320 @@
+"""Layers of Keras that somebody changed after they were made, which no configuration shows."""
+
+from functools import partial
+
+import keras
+import numpy as np
+import pytest
+from keras import layers, ops
+from keras.layers import BatchNormalization, Dense
+
+import kito
+from kito.graph.layer import to_numpy
+from kito.testing import check_declines, check_equivalent, check_rewrites, randomize
+from tests.folds import FOLDS
+
+
+def flat(*row, shape=(8,), **options):
+    x = inputs = keras.Input(shape, **options)
+    for layer in row:
+        x = layer(x)
+    return keras.Model(inputs, x)
+
+
+def same(model, data, rules=None):
+    """What the result is for data, which must be what the model gives, and the report."""
+    report = kito.Report()
+    fast = kito.optimize(model, rules, report=report)
+    one, other = (to_numpy(each(data, training=False)) for each in (model, fast))
+    np.testing.assert_allclose(other, one, rtol=0, atol=1e-5 * (np.abs(one).max() or 1))
+    assert other.dtype == one.dtype
+    return report
+
+
+@pytest.mark.parametrize("kind", ["dense", "embedding"])
+def test_the_alpha_of_lora_is_copied(kind):
+    rng = np.random.default_rng(0)
+    if kind == "dense":
+        layer, data = Dense(4, activation="tanh"), rng.normal(size=(2, 8)).astype("float32")
+        model = flat(layer)
+    else:
+        layer, data = layers.Embedding(7, 8), rng.integers(0, 7, (2, 5))
+        model = flat(layer, shape=(5,), dtype="int32")
+    layer.enable_lora(2, lora_alpha=8)
+    for weight in layer.trainable_weights:
+        weight.assign(rng.normal(size=weight.shape))
+    same(model, data)
+
+
+@pytest.mark.filterwarnings("ignore:Layer 'dense")
+@pytest.mark.parametrize("passes", [True, False])
+def test_whether_a_layer_lets_masks_through_is_copied(passes):
+    layer = layers.Conv1D(4, 3, padding="same") if passes else Dense(4)
+    layer.supports_masking = passes
+    inputs = keras.Input((6,), dtype="int32")
+    x = layers.Embedding(4, 4, mask_zero=True)(inputs)
+    model = randomize(keras.Model(inputs, layers.LSTM(3)(layer(x))))
+    data = np.array([[1, 2, 3, 0, 0, 0]], "int32")
+    fast = kito.optimize(model)
+    np.testing.assert_allclose(fast(data), model(data), rtol=0, atol=1e-6)
+
+
+def test_a_layer_that_does_not_cast_is_copied():
+    model = flat(Dense(4, autocast=False), dtype="float64")
+    report = same(model, np.ones((2, 8)))
+    assert not report.notes
+
+
+def test_declines_a_layer_that_does_not_cast():
+    model = flat(
+        Dense(4, autocast=False, name="dense"), layers.ReLU(autocast=False), dtype="float64"
+    )
+    report = same(model, np.ones((2, 8)))
+    [declined] = report.declined
+    assert declined.reason.startswith("dense has autocast=False")
+
+
+class Uncast(keras.Model):
+    """Takes its inputs in the precision in which they come."""
+
+    def __init__(self):
+        super().__init__(autocast=False)
+        self.norm = layers.LayerNormalization(dtype="float32")
+        self.dense, self.bn = Dense(4), BatchNormalization()
+
+    def call(self, x):
+        return self.bn(self.dense(self.norm(x)))
+
+
+def test_inputs_of_a_model_that_does_not_cast_stay_as_they_are():
+    keras.config.set_dtype_policy("mixed_bfloat16")
+    model = Uncast()
+    data = (np.random.default_rng(0).normal(size=(4, 8)) + 1000).astype("float32")
+    model(data)
+    fast = kito.optimize(model, FOLDS)
+    assert fast.inputs[0].dtype == "float32"
+    one, other = (ops.convert_to_numpy(ops.cast(each(data), "float32")) for each in (model, fast))
+    np.testing.assert_allclose(other, one, rtol=0, atol=0.05 * np.abs(one).max())
+
+
+def without_bias():
+    layer = Dense(4, bias_initializer="ones", name="dense")
+    model = randomize(flat(layer, BatchNormalization()))
+    layer.bias = None
+    return model
+
+
+def test_a_bias_that_was_taken_away_stays_away():
+    check_declines(
+        without_bias(), FOLDS, reason="dense computes with other weights than those that it was"
+    )
+
+
+def test_a_layer_without_its_bias_is_no_duplicate():
+    inputs = keras.Input((8,))
+    one, two = Dense(4, bias_initializer="ones"), Dense(4, bias_initializer="ones")
+    model = keras.Model(inputs, [layers.ReLU()(one(inputs)), layers.ELU()(two(inputs))])
+    two.set_weights(one.get_weights())
+    one.bias = None
+    data = np.random.default_rng(0).normal(size=(2, 8)).astype("float32")
+    for first, second in zip(model(data), kito.optimize(model)(data), strict=True):
+        np.testing.assert_allclose(first, second, rtol=0, atol=1e-6)
+
+
+def test_a_layer_without_its_bias_is_shared():
+    model = without_bias()
+    report = same(model, np.ones((2, 8), "float32"))
+    assert "dense (Dense) is shared with the source model" in report.notes[0]
+
+
+def test_a_kernel_that_is_made_of_another_one_is_kept():
+    inputs = keras.Input((5,), dtype="int32")
+    table, dense = layers.Embedding(6, 8), Dense(6)
+    model = keras.Model(inputs, BatchNormalization()(dense(table(inputs))))
+    randomize(model)
+    object.__setattr__(dense, "_kernel", ops.transpose(table.embeddings))
+    report = same(model, np.arange(5)[None])
+    assert not report.applied
+
+
+class Call:
+    """An activation that is an object."""
+
+    def __call__(self, x):
+        return ops.relu(x)
+
+
+ACTIVATIONS = [partial(keras.activations.gelu, approximate=True), Call()]
+
+
+@pytest.mark.parametrize("activation", ACTIVATIONS, ids=["partial", "object"])
+@pytest.mark.parametrize(
+    "row",
+    [
+        lambda f: [Dense(4), layers.Activation(f)],
+        lambda f: [Dense(4, activation=f), Dense(4)],
+        lambda f: [Dense(4, activation=f), BatchNormalization()],
+        lambda f: [layers.Reshape((4, 2)), layers.EinsumDense("abc,cd->abd", (4, 3), activation=f)],
+        lambda f: [layers.Reshape((4, 2)), layers.Conv1D(4, 3, activation=f), BatchNormalization()],
+        lambda f: [layers.Reshape((4, 2)), layers.LSTM(4, activation=f)],
+        lambda f: [layers.Reshape((4, 2)), layers.TimeDistributed(Dense(4, activation=f))],
+    ],
+)
+def test_activations_that_no_configuration_can_have(row, activation):
+    model = randomize(flat(*row(activation)))
+    report = same(model, np.random.default_rng(0).normal(size=(2, 8)).astype("float32"))
+    assert not report.faults
+
+
+def test_flags_of_a_layer_are_copied():
+    layer = layers.CategoryEncoding(4, output_mode="multi_hot", sparse=True)
+    model = flat(layer, shape=(3,), dtype="int32")
+    [_, copy] = kito.optimize(model).layers
+    assert copy.sparse
+
+
+def test_states_between_batches_are_copied():
+    inputs = keras.Input(batch_shape=(2, 5, 8))
+    lstm = layers.LSTM(4, stateful=True, name="lstm")
+    model = randomize(keras.Model(inputs, lstm(inputs)))
+    data = np.random.default_rng(0).normal(size=(2, 5, 8)).astype("float32")
+    model(data)
+    before = [to_numpy(state) for state in lstm.states]
+    fast = kito.optimize(model, verify=data)
+    assert kito.compare(model, fast, data).relative < 1e-6
+    for state, copied, old in zip(lstm.states, fast.layers[1].states, before, strict=True):
+        np.testing.assert_array_equal(to_numpy(state), old)
+        np.testing.assert_array_equal(to_numpy(copied), old)
+    np.testing.assert_allclose(fast(data), model(data), rtol=0, atol=1e-6)
+
+
+def inner():
+    return keras.Sequential([keras.Input((8,)), Dense(8), BatchNormalization()], name="inner")
+
+
+def thrice(layer):
+    """Let a layer give three times what it gives."""
+    call = layer.call
+    layer.call = lambda x, training=None, mask=None: call(x, training=training) * 3.0
+    return layer
+
+
+@pytest.mark.parametrize("where", ["nested", "top", "time distributed"])
+def test_a_call_that_somebody_put_on_a_model(where):
+    if where == "nested":
+        model = flat(thrice(inner()))
+    elif where == "top":
+        model = thrice(flat(Dense(8), BatchNormalization()))
+    else:
+        model = flat(thrice(layers.TimeDistributed(inner())), shape=(5, 8))
+    data = np.random.default_rng(0).normal(size=(2, *model.input_shape[1:]))
+    same(randomize(model), data.astype("float32"))
+
+
+def test_a_model_of_a_class_with_another_call_operator_is_refused():
+    class Twice(keras.Model):
+        def __call__(self, *args, **kwargs):
+            return super().__call__(*args, **kwargs) * 2.0
+
+    inputs = keras.Input((8,))
+    model = randomize(Twice(inputs, BatchNormalization()(Dense(4)(inputs))))
+    with pytest.raises(kito.errors.InputError, match="differ by"):
+        kito.optimize(model)
+
+
+def test_a_nested_model_that_is_called_with_training_true():
+    model = inner()
+    inputs = keras.Input((8,))
+    outer = randomize(keras.Model(inputs, model(inputs, training=True)))
+    report = kito.Report()
+    fast = kito.optimize(outer, FOLDS, report=report)
+    [declined] = report.declined
+    assert declined.reason == "the model 'inner' around it is called with training=True"
+    data = np.random.default_rng(0).normal(size=(4, 8)).astype("float32")
+    np.testing.assert_allclose(fast(data), outer(data), rtol=0, atol=1e-6)
+
+
+class Scale(layers.Layer):
+    """Without a configuration."""
+
+    def __init__(self, factor):
+        super().__init__()
+        self.factor = factor
+
+    def call(self, x):
+        return x * self.factor
+
+
+@pytest.mark.parametrize("size", [8, 1])
+def test_a_wrapper_that_can_not_be_copied_stays_around_its_model(size):
+    wrapped = keras.Sequential([keras.Input((size,)), Dense(size), Scale(2.0)])
+    model = randomize(flat(layers.TimeDistributed(wrapped, name="times"), shape=(5, size)))
+    report = same(model, np.ones((2, 5, size), "float32"))
+    assert any("is shared with the source model" in note for note in report.notes)
+
+
+def test_a_wrapper_around_a_wrapper_of_a_model():
+    model = flat(layers.TimeDistributed(layers.TimeDistributed(inner())), shape=(5, 6, 8))
+    report = same(randomize(model), np.ones((2, 5, 6, 8), "float32"))
+    assert not report.faults
+
+
+def test_sparse_tensors_stay_so():
+    inputs = keras.Input((6,), sparse=True)
+    model = keras.Model(inputs, inputs * 2.0 / 3.0)
+    [declined] = kito.explain(model, ["affine_affine"]).declined
+    assert declined.reason.endswith("reads a sparse tensor")
+    dense = Dense(3, use_bias=False)(inputs)
+    check = kito.explain(randomize(keras.Model(inputs, BatchNormalization()(dense))), FOLDS)
+    assert check.folded == {"dense_batchnorm": 1}
+
+
+def test_weights_that_two_composites_share_stay_shared():
+    class Part(layers.Layer):
+        def __init__(self, shared, **options):
+            super().__init__(**options)
+            self.shared, self.dense = shared, Dense(8)
+
+        def build(self, shape):
+            if not self.shared.built:
+                self.shared.build(shape)
+            self.dense.build((*shape, 8))
+
+        def call(self, x):
+            return ops.tanh(self.dense(self.shared(x)))
+
+        def compute_output_shape(self, shape):
+            return (*shape, 8)
+
+        def compute_output_spec(self, x):
+            return keras.KerasTensor((*x.shape, 8), "float32")
+
+    one, two = (keras.Input((5,), dtype="int32") for _ in range(2))
+    table = layers.Embedding(100, 8)
+    x = Part(table)(one) + Part(table)(two)
+    model = randomize(keras.Model([one, two], BatchNormalization()(Dense(8)(x))))
+    report = kito.Report()
+    fast = kito.optimize(model, FOLDS, report=report)
+    assert fast.count_params() == model.count_params() - 4 * 8
+    assert report.size["parameters"] == (model.count_params(), fast.count_params())
+    check_equivalent(model, fast)
+
+
+def test_weights_that_copies_would_not_share_stay_in_the_source():
+    """Nothing can take the place of these composites."""
+
+    @keras.saving.register_keras_serializable("test_altered_layers")
+    class Part(layers.Layer):
+        def __init__(self, shared=None, **options):
+            super().__init__(**options)
+            self.shared = shared
+
+        def call(self, x):
+            return self.shared(x) + keras.random.normal((8,), stddev=0.0)
+
+    inputs = keras.Input((8,))
+    shared = Dense(8)
+    x = Part(shared)(Part(shared)(inputs))
+    model = randomize(keras.Model(inputs, BatchNormalization()(Dense(8)(x))))
+    fast = check_rewrites(model, FOLDS, times=1)
+    assert fast.count_params() == model.count_params() - 4 * 8
