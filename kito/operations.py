@@ -1,10 +1,11 @@
 """What rules need to know of Keras' operations, and Keras does not export.
 
-`AddOperation`, `DivideOperation`, `ErfOperation`, `MultiplyOperation`, `ReshapeOperation`,
-`SigmoidOperation`, `SplitOperation`, `SubtractOperation` and `TrueDivideOperation` are the classes
-of the calls that `keras.ops.add(x, y)`, `x + y` and the like put into a model. `LayerScale` and
-`StochasticDepth` are layers of networks of `keras.applications`. In a pattern they stand as other
-layers do. They are here as long as Keras has them.
+`AddOperation`, `ConcatenateOperation`, `DivideOperation`, `ErfOperation`, `MeanOperation`,
+`MultiplyOperation`, `ReshapeOperation`, `SigmoidOperation`, `SplitOperation`, `SubtractOperation`,
+`TransposeOperation` and `TrueDivideOperation` are the classes of the calls that
+`keras.ops.add(x, y)`, `x + y` and the like put into a model. `LayerScale` and `StochasticDepth` are
+layers of networks of `keras.applications`. In a pattern they stand as other layers do. They are
+here as long as Keras has them.
 
 Attributes:
     DETERMINISTIC_OPERATIONS: the classes of operations that are functions of their arguments alone.
@@ -19,15 +20,18 @@ from kito.graph.hazards import TRANSPARENT
 from kito.graph.keras_internals import (
     DETERMINISTIC_OPERATIONS,
     AddOperation,
+    ConcatenateOperation,
     DivideOperation,
     ErfOperation,
     LayerScale,
+    MeanOperation,
     MultiplyOperation,
     ReshapeOperation,
     SigmoidOperation,
     SplitOperation,
     StochasticDepth,
     SubtractOperation,
+    TransposeOperation,
     TrueDivideOperation,
 )
 
@@ -37,14 +41,17 @@ __all__ = [
     "EQUATION",
     "TRANSPARENT",
     "AddOperation",
+    "ConcatenateOperation",
     "DivideOperation",
     "ErfOperation",
     "LayerScale",
+    "MeanOperation",
     "MultiplyOperation",
     "ReshapeOperation",
     "SigmoidOperation",
     "SplitOperation",
     "StochasticDepth",
     "SubtractOperation",
+    "TransposeOperation",
     "TrueDivideOperation",
 ]

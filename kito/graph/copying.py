@@ -62,7 +62,8 @@ def can_load(operation: keras.Operation) -> bool:
     if cls is not keras.layers.Lambda and cls.__module__.startswith("keras.src."):
         return names_activations(operation)
     registered = keras.saving.get_registered_name(cls)
-    known = keras.saving.get_registered_object(registered) is cls
+    # Of a Lambda Keras asks for its function only.
+    known = cls is keras.layers.Lambda or keras.saving.get_registered_object(registered) is cls
     # From these packages Keras imports also what is not registered.
     return (known or cls.__module__.startswith("keras_hub.")) and _can_rebuild(operation)
 

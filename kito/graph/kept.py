@@ -30,6 +30,8 @@ NEAREST = {
     layers.ZeroPadding2D: "padding_conv",
     layers.ZeroPadding3D: "padding_conv",
 }
+# Those that are worth a word wherever they stay.
+EXPECTED_TO_GO = NEAREST.keys() - {layers.Conv1D, layers.Conv2D, layers.Conv3D}
 # Those whose scale depends on what they read.
 BY_INPUT = (layers.GroupNormalization, layers.RMSNormalization, layers.UnitNormalization)
 

@@ -24,9 +24,12 @@ from keras.src.ops import numpy as numpy_operations
 
 # keras.ops.add and so on, and +, -, *, / of symbolic tensors.
 AddOperation = numpy_operations.Add
+ConcatenateOperation = numpy_operations.Concatenate
 DivideOperation = numpy_operations.Divide
+MeanOperation = numpy_operations.Mean
 MultiplyOperation = numpy_operations.Multiply
 SubtractOperation = numpy_operations.Subtract
+TransposeOperation = numpy_operations.Transpose
 TrueDivideOperation = numpy_operations.TrueDivide
 ErfOperation = math_operations.Erf
 ReshapeOperation = numpy_operations.Reshape

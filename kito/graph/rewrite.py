@@ -23,7 +23,7 @@ from kito.graph.guards import check_match, check_result
 from kito.graph.hazards import check_hazards
 from kito.graph.inference import infer_outputs
 from kito.graph.ir import Graph, Node, Ref, walk
-from kito.graph.kept import unexplained
+from kito.graph.kept import EXPECTED_TO_GO, unexplained
 from kito.graph.keras_internals import Functional
 from kito.graph.layer import Call, Layer, Output
 from kito.graph.site import Site
@@ -81,11 +81,12 @@ def rewrite(
 
 @dataclass(frozen=True)
 class _Done:
-    """A rewrite that was made, and the graphs in which it was."""
+    """A rewrite that was made, the graphs in which it was, and the classes that it replaced."""
 
     graphs: frozenset[int]
     rule: Rule
     applied: Applied
+    classes: frozenset[type]
 
 
 class _Rewriter:
@@ -166,7 +167,16 @@ class _Rewriter:
             inside = {id(nested) for _, nested in walk(graph)}
             if any(done.rule.opens and done.graphs & inside for done in self.applied):
                 continue
-            self.applied = [done for done in self.applied if not done.graphs <= inside]
+            undone = [done for done in self.applied if done.graphs <= inside]
+            self.applied = [done for done in self.applied if done not in undone]
+            reason = (
+                f"alone it is no reason to take {graph.name} apart, which has a class of its own"
+            )
+            self.report.declined.extend(
+                Declined(done.rule.name, done.applied.layers, done.applied.path, reason)
+                for done in undone
+                if done.classes & EXPECTED_TO_GO
+            )
             for _, nested in walk(graph):
                 nested.rewritten = False
 
@@ -349,7 +359,8 @@ class _Rewriter:
             parameters=sum(layer.parameters for layer in new) - before,
         )
         self.course.made.append(self.key(rule, site.graph, site.match))
-        self.applied.append(_Done(frozenset(id(each.graph) for each in sites), rule, applied))
+        graphs = frozenset(id(each.graph) for each in sites)
+        self.applied.append(_Done(graphs, rule, applied, frozenset(layer.cls for layer in old)))
 
     def key(self, rule: Rule, graph: Graph, match: Match) -> Rewrite:
         """What tells a rewrite from all others of a run, and of another run of the same model."""

@@ -8,7 +8,8 @@ where scale' and shift' are scale and shift, in another order if the layer moves
 |:--------------------------------------------------------|:-----------------------------------|
 | Dropout and others that return what they are given      |                                    |
 | Cropping, UpSampling (nearest, bilinear), Permute       |                                    |
-| Flatten, Reshape                                        | the sizes are known                |
+| Flatten, Reshape, `ops.reshape`                         | the sizes are known                |
+| `ops.transpose`, and `ops.mean` of other axes           | the batch stays the first axis     |
 | AveragePooling                                          | shift = 0 or padding='valid'       |
 | GlobalAveragePooling                                    |                                    |
 | MaxPooling                                              | scale > 0, and the same            |
@@ -19,6 +20,7 @@ where scale' and shift' are scale and shift, in another order if the layer moves
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 
 import keras
@@ -26,7 +28,12 @@ import numpy as np
 from keras import layers
 
 from kito.definition import Call, Decline, Node, Ref
-from kito.operations import TRANSPARENT
+from kito.operations import (
+    TRANSPARENT,
+    MeanOperation,
+    ReshapeOperation,
+    TransposeOperation,
+)
 from kito.rules.affine import Affine
 from kito.rules.batchnorm import Float64
 
@@ -148,6 +155,36 @@ def _reshape(node: Node, shape: Shape, affine: Affine) -> Affine:
     return _by_channel(node, affine, full.reshape(2, *node.output.shape[1:]))
 
 
+def _reshape_operation(node: Node, shape: Shape, affine: Affine) -> Affine:
+    first, *sizes = node.output.shape
+    inside, outside = (math.prod(size or 1 for size in each) for each in (shape[1:], sizes))
+    if affine.axis is not None and (first != shape[0] or inside != outside):
+        raise Decline(f"{node.name} moves samples, and {affine.name} varies along an axis")
+    return _reshape(node, shape, affine)
+
+
+def _transpose(node: Node, shape: Shape, affine: Affine) -> Affine:
+    if affine.axis is None:
+        return affine
+    axes = [axis % len(shape) for axis in node.axes or reversed(range(len(shape)))]
+    if axes[0] != 0:
+        raise Decline(f"{node.name} moves samples, and {affine.name} varies along an axis")
+    return Affine(affine.name, affine.scale, affine.shift, axes.index(affine.axis))
+
+
+def _mean(node: Node, shape: Shape, affine: Affine) -> Affine:
+    if node.output.dtype == "float16":
+        raise Decline(f"{node.name} adds up in float16, whose range other numbers could leave")
+    given = range(len(shape)) if node.axis is None else np.atleast_1d(node.axis).tolist()
+    axes = [axis % len(shape) for axis in given]
+    if affine.axis is None:
+        return affine
+    if affine.axis in axes or 0 in axes:
+        raise Decline(f"{node.name} is a mean of axes {axes}, {affine.name} varies along one")
+    axis = affine.axis if node.keepdims else affine.axis - sum(each < affine.axis for each in axes)
+    return Affine(affine.name, affine.scale, affine.shift, axis)
+
+
 def _by_channel(node: Node, affine: Affine, full: Float64) -> Affine:
     """The map of a scale and a shift for each element, given as an array (2, *sizes)."""
     first = [full.take([0], axis) for axis in range(full.ndim)]
@@ -209,5 +246,8 @@ ACTING: Mapping[type[keras.Operation], Commute] = {
     layers.ZeroPadding1D: _zero_padding,
     layers.ZeroPadding2D: _zero_padding,
     layers.ZeroPadding3D: _zero_padding,
+    MeanOperation: _mean,
+    ReshapeOperation: _reshape_operation,
+    TransposeOperation: _transpose,
 }
 COMMUTING = {**ACTING, **dict.fromkeys(TRANSPARENT, _identity)}

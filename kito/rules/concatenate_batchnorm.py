@@ -25,6 +25,7 @@ from kito.definition import (
     chain,
     rule,
 )
+from kito.operations import ConcatenateOperation
 from kito.rules.batchnorm import scale_and_shift
 from kito.rules.linear import LINEAR, folded, linear_axis
 
@@ -54,10 +55,13 @@ class Joined:
         return f"{self.branches} -> {self.chain}"
 
 
+CONCATENATE = (Concatenate, ConcatenateOperation)
+
+
 @rule(
     Joined(
-        branches(linears=LINEAR, concatenate=Concatenate, every=True),
-        chain(concatenate=Concatenate, bn=BatchNormalization),
+        branches(linears=LINEAR, concatenate=CONCATENATE, every=True),
+        chain(concatenate=CONCATENATE, bn=BatchNormalization),
     )
 )
 def concatenate_batchnorm(linears: tuple[Node, ...], concatenate: Node, bn: Node) -> Call:

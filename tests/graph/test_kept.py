@@ -54,6 +54,25 @@ def test_nothing_is_said_of_what_went():
     assert not report.unmatched
 
 
+def test_what_is_taken_back_is_said():
+    """A model with a class of its own loses that only for a rewrite which is worth it."""
+
+    class Net(keras.Model):
+        def get_config(self):
+            return {}
+
+    inputs = keras.Input(IMAGE)
+    x = layers.ReLU(name="relu")(Conv2D(4, 3, name="conv")(inputs))
+    model = Net(inputs, BatchNormalization(name="bn")(x), name="net")
+    rules = ["linear_activation", "lone_batchnorm"]
+    report = explain(model, rules)
+    assert not report.applied
+    [declined] = report.declined
+    assert (declined.rule, declined.layers) == ("lone_batchnorm", ("bn",))
+    assert declined.reason.startswith("this alone is no reason to take net apart")
+    assert len(explain(keras.Model(model.inputs, model.outputs), rules).applied) == 2
+
+
 def test_nothing_is_said_of_what_was_not_asked_for():
     assert not explain(added(), ["grouped_depthwise"]).unmatched
 

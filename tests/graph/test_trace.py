@@ -1282,6 +1282,26 @@ def test_declines_to_lay_open_an_activation_without_a_name(tmp_path):
     check_equivalent(fast, saved_and_loaded(fast, tmp_path))
 
 
+@keras.saving.register_keras_serializable("test_trace")
+def halved(x):
+    return x * 0.5
+
+
+@keras.saving.register_keras_serializable("test_trace")
+class LambdaBlock(Block):
+    def __init__(self, filters=4, **options):
+        super().__init__(filters, **options)
+        self.halved = layers.Lambda(halved)
+
+    def call(self, x):
+        return self.halved(super().call(x))
+
+
+def test_lays_open_a_lambda_that_can_be_loaded(tmp_path):
+    fast = check_rewrites(around(LambdaBlock()), FOLDS, times=1)
+    check_equivalent(fast, saved_and_loaded(fast, tmp_path))
+
+
 def test_lays_open_what_can_not_be_loaded_if_nobody_will():
     model = around(SwishBlock(name="block"))
     fast = kito.optimize(randomize(model), FOLDS, savable=False)

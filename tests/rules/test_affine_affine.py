@@ -150,6 +150,15 @@ def test_declines_numbers_that_are_not_finite():
     assert "not finite" in declined.reason
 
 
+@pytest.mark.parametrize("numbers", [(1e-40, 1e40), (1e38, 1e10), (1e-30, 1e-30)])
+def test_declines_numbers_out_of_the_range_of_the_dtype(numbers):
+    """Each of these makes nan, infinity or zero of some numbers, which the product does not."""
+    inputs = keras.Input((3,))
+    one, other = numbers
+    (declined,) = explain(keras.Model(inputs, (inputs * one) * other), RULES).declined
+    assert declined.reason.endswith("has a scale or shift out of the range of float32")
+
+
 @pytest.mark.parametrize(
     "row",
     [

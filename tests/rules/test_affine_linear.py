@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from keras import layers
+from keras import layers, ops
 from keras.layers import BatchNormalization, Rescaling
 
 from kito import explain
@@ -123,6 +123,57 @@ def test_a_map_passes(row):
     keras.config.set_dtype_policy(DOUBLE)
     model = model_of(BatchNormalization(), *row(), layers.Dense(3))
     check_rewrites(model, RULES, times=1, tolerance=BOUND)
+
+
+def around(function, affine=None, **inputs):
+    """A map, an operation of `keras.ops`, and a Dense layer."""
+    x = keras.Input(**{"shape": SHAPES[2], **inputs})
+    return keras.Model(x, layers.Dense(3)(function((affine or BatchNormalization())(x))))
+
+
+@pytest.mark.parametrize(
+    "function",
+    [
+        lambda x: ops.reshape(x, (-1, 72, 4)),
+        lambda x: ops.reshape(x, (-1, 9, 32)),
+        lambda x: ops.transpose(x, (0, 2, 1, 3)),
+        lambda x: ops.mean(x, axis=(1, 2)),
+        lambda x: ops.mean(x, axis=1, keepdims=True),
+        lambda x: ops.mean(x, axis=[-3]),
+    ],
+)
+def test_a_map_passes_an_operation(function):
+    keras.config.set_dtype_policy(DOUBLE)
+    check_rewrites(around(function, dtype=DOUBLE), RULES, times=1, tolerance=BOUND)
+
+
+def test_a_map_passes_a_transposition_of_channels():
+    x = keras.Input(SHAPES[2])
+    y = ops.transpose(BatchNormalization()(x), (0, 3, 1, 2))
+    y = layers.Conv2D(3, 2, data_format="channels_first")(y)
+    check_rewrites(keras.Model(x, y), RULES, times=1)
+
+
+@pytest.mark.parametrize(
+    ("function", "reason"),
+    [
+        (lambda x: ops.transpose(x, (1, 0, 2, 3)), "moves samples"),
+        (lambda x: ops.transpose(x, (3, 1, 2, 0)), "moves samples"),
+        (lambda x: ops.reshape(x, (-1, 8)), "moves samples"),
+        (lambda x: ops.reshape(x, (2, 6, 48)), "moves samples"),
+        (lambda x: ops.mean(x, axis=(2, 3)), "is a mean of axes [2, 3]"),
+        (lambda x: ops.mean(x, axis=(0, 1)), "is a mean of axes [0, 1]"),
+    ],
+)
+def test_declines_an_operation_that_moves_samples_or_mixes_channels(function, reason):
+    model = around(function, shape=(6, 4, 4), batch_size=6)
+    check_declines(model, RULES, reason=reason)
+
+
+def test_declines_a_mean_in_float16():
+    keras.config.set_dtype_policy("float16")
+    model = around(lambda x: ops.mean(x, axis=(1, 2)), scaling(), dtype="float16")
+    check_declines(model, RULES, reason="adds up in float16")
 
 
 def test_a_map_passes_bilinear_upsampling():  # which TensorFlow computes in float32

@@ -36,6 +36,21 @@ def test_folds():
     assert type(fast.get_layer("bn")) is Concatenate
 
 
+@pytest.mark.parametrize("axis", [-1, 3])
+def test_folds_behind_the_operation(axis):
+    x = keras.Input((9, 8, 3))
+    joined = keras.ops.concatenate([Dense(2)(x), Conv2D(4, 3, padding="same")(x)], axis=axis)
+    model = keras.Model(x, layers.ReLU()(BatchNormalization()(joined)))
+    check_rewrites(model, RULES, times=1)
+
+
+def test_declines_the_operation_along_another_axis():
+    x = keras.Input((9, 8, 3))
+    joined = keras.ops.concatenate([Dense(2)(x), Dense(2)(x)], axis=1)
+    model = keras.Model(x, layers.ReLU()(BatchNormalization()(joined)))
+    check_declines(model, RULES, reason="normalizes axis 3")
+
+
 @pytest.mark.parametrize("scale", [True, False])
 @pytest.mark.parametrize("center", [True, False])
 def test_folds_whatever_the_normalization_has(scale, center):

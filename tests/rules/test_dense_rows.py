@@ -61,6 +61,12 @@ def test_declines_sizes_that_are_not_known():
     check_declines(model, RULES, reason="the sizes of d's output are not known")
 
 
+def test_declines_what_is_empty():
+    model = model_of(Dense(5, activation="gelu", name="d"), (0, 4))
+    [declined] = kito.explain(model, RULES).declined
+    assert declined.reason == "the output of d is empty"
+
+
 def test_declines_other_precisions():
     model = model_of(Dense(5, activation="gelu", dtype="float64", name="d"))
     check_declines(model, RULES, reason="d computes in float64")

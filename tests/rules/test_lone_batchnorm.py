@@ -116,6 +116,12 @@ def test_declines_another_precision(policy, dtype):
     check_declines(model_of(BatchNormalization()), RULES, reason=f"computes in {dtype}")
 
 
+def test_declines_what_is_empty():
+    model = model_of(BatchNormalization(name="bn"), shape=(0, 4, 3))
+    [declined] = explain(model, RULES).declined
+    assert declined.reason == "the output of bn is empty"
+
+
 def test_declines_statistics_that_are_not_finite():
     model = model_of(BatchNormalization(), shape=(5, 4, 2))
     model.layers[0].moving_variance.assign([-1.0, 1.0])
