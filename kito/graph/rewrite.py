@@ -169,9 +169,7 @@ class _Rewriter:
                 continue
             undone = [done for done in self.applied if done.graphs <= inside]
             self.applied = [done for done in self.applied if done not in undone]
-            reason = (
-                f"alone it is no reason to take {graph.name} apart, which has a class of its own"
-            )
+            reason = f"this alone is no reason to take {graph.name} apart, as it has its own class"
             self.report.declined.extend(
                 Declined(done.rule.name, done.applied.layers, done.applied.path, reason)
                 for done in undone
