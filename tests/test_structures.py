@@ -150,6 +150,27 @@ def test_trainable_flags_stay():
     assert not kito.optimize(model, FOLDS).trainable_weights
 
 
+@pytest.mark.parametrize("frozen", [True, False])
+def test_a_shared_layer_keeps_the_flags_of_what_it_holds(frozen):
+    """The result has another flag than a layer that it shares with the model."""
+
+    class Held(layers.Layer):
+        def __init__(self, inner):
+            super().__init__()
+            self.inner = inner
+
+        def call(self, x):
+            return self.inner(x)
+
+    inner = Dense(3)
+    model = keras.Sequential([keras.Input(SHAPE), Conv2D(4, 3), BatchNormalization(), Held(inner)])
+    model.trainable = not frozen
+    inner.trainable = frozen
+    fast = check_rewrites(model, FOLDS, times=1)
+    assert inner.trainable is frozen
+    assert fast.trainable is not frozen
+
+
 def test_a_compiled_model_evaluates_as_before():
     model = keras.Sequential([keras.Input(SHAPE), Conv2D(4, 3), BatchNormalization()])
     model.compile("adam", loss="mse", metrics=["mae"])

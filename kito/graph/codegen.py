@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import itertools
 from collections import Counter
-from collections.abc import Collection
 from typing import Any
 
 import keras
@@ -26,6 +25,7 @@ from kito.graph.keras_internals import (
     mark_called,
     no_initializers,
     recursion,
+    set_trainable_alone,
     shell,
     sublayers,
 )
@@ -91,13 +91,13 @@ class _Builder:
         self.unfolded: set[Layer] = set()
         self.believed: set[Graph] = set()
         # Layers that have weights in common: of each a copy would have its own.
-        self.tied = self.find_tied(layers)
+        self.tied = self.find_tied(graph)
 
-    def find_tied(self, layers: Collection[Layer]) -> set[Layer]:
+    def find_tied(self, graph: Graph) -> set[Layer]:
         """The layers that hold a part with weights which others hold too, unless what a composite
         calls can stand for it: then the part is one layer.
         """
-        copied = list(filter(self.is_copied, layers))
+        copied = self.find_copied(graph, set())
         if all(len(sublayers(layer.source)) == 1 for layer in copied):
             return set()
         holders: dict[int, list[Layer]] = {}
@@ -114,6 +114,17 @@ class _Builder:
                 tied.update(some if stuck else ())
         self.unfolded -= tied
         return tied
+
+    def find_copied(self, graph: Graph, seen: set[Graph]) -> set[Layer]:
+        """The layers of which the result has copies, not those inside them."""
+        seen.add(graph)
+        found = set()
+        for layer in {node.layer for node in graph}:
+            if self.is_copied(layer):
+                found.add(layer)
+            elif layer.graph is not None and layer.graph not in seen:
+                found |= self.find_copied(layer.graph, seen)
+        return found
 
     def is_rewritten(self, layer: Layer) -> bool:
         """Whether a rule made the layer, or changed something in its graph."""
@@ -156,7 +167,9 @@ class _Builder:
             return self.sequential(graph, tensors)
         inputs = keras.tree.map_structure(tensors.__getitem__, graph.inputs)
         outputs = keras.tree.map_structure(tensors.__getitem__, graph.outputs)
-        return Functional(inputs, outputs, name=graph.name, trainable=graph.trainable)
+        model = Functional(inputs, outputs, name=graph.name)
+        set_trainable_alone(model, graph.trainable)
+        return model
 
     def call(self, node: Node, tensors: dict[Ref, keras.KerasTensor]) -> None:
         """Call the node's layer on symbolic tensors, building it if this is its first call."""
@@ -305,7 +318,7 @@ class _Builder:
         for node, layer in zip(nodes, layers, strict=True):
             if node.layer.is_new:
                 _check_output(node.layer, layer.output, node.output)
-        model.trainable = graph.trainable
+        set_trainable_alone(model, graph.trainable)
         return model
 
 

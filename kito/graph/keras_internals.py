@@ -205,6 +205,11 @@ def mark_called(model: keras.Model) -> None:
     model._called = True
 
 
+def set_trainable_alone(model: keras.Model, value: bool) -> None:
+    """Set a model's flag, and not that of each layer in it: some may be layers of another model."""
+    model._trainable = value
+
+
 def number_of_calls(operation: keras.Operation) -> int:
     """How many calls on symbolic tensors Keras has recorded of an operation."""
     return len(operation._inbound_nodes)

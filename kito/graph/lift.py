@@ -22,6 +22,7 @@ from kito.errors import InputError
 from kito.graph.copying import can_copy
 from kito.graph.doubt import check_alone
 from kito.graph.faithful import WrongShapeError, check_shape
+from kito.graph.inline import inline_models
 from kito.graph.input_dtypes import (
     INTEGER,
     answers_integers_alike,
@@ -83,6 +84,7 @@ def lift(
         # What follows has wrong shapes too, and can be run, but not rebuilt otherwise.
         return lifter.frozen(model, "shapes of the model are wrong")
     if any(nested.trace is not None for _, nested in walk(graph)):
+        inline_models(graph)
         remember(graph)
     return graph
 

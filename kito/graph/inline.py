@@ -1,0 +1,108 @@
+"""Models that a composite layer calls, such as a Sequential for each branch, laid open inside it.
+
+Rules match calls of one graph. What a model's own user nests in it keeps its name and its border; a
+composite of which the calls take the place has none that anybody could ask for.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import Any
+
+import keras
+
+from kito.graph.ir import Graph, Node, Ref, walk
+from kito.graph.keras_internals import Functional
+from kito.graph.layer import Layer
+
+
+def inline_models(graph: Graph) -> None:
+    """Put the calls inside models that composites call once in the place of that call.
+
+    Args:
+        graph: that of the whole model.
+    """
+    nested = [each for _, each in walk(graph)]
+    calls = Counter(node.layer for each in nested for node in each)
+    holders = Counter(layer.graph for layer in calls if layer.graph is not None)
+
+    def is_alone(layer: Layer) -> bool:
+        """Whether nobody else calls the model, or a layer inside it."""
+        inside = layer.graph
+        if inside is None or calls[layer] > 1 or holders[inside] > 1:
+            return False
+        own = Counter(node.layer for node in inside)
+        return all(calls[each] == count for each, count in own.items())
+
+    for each in nested:
+        while each.trace is not None and (
+            found := [node for node in each if _is_plain(each, node) and is_alone(node.layer)]
+        ):
+            for node in found:
+                _inline(each, node)
+
+
+def _is_plain(graph: Graph, node: Node) -> bool:
+    """Whether a call of a model is no more than the calls inside it: nothing is cast, and no mask
+    begins there that the calls around it would see then.
+    """
+    inside = node.layer.graph
+    if node.layer.cls not in (Functional, keras.Sequential) or inside is None:
+        return False
+    masks = inside.masked or any(each.masked for call in inside for each in call.outputs)
+    if masks or inside.training or inside.trace is not None:
+        return False
+    given = [graph.tensor(ref) for ref in node.refs]
+    taken = [inside.tensor(ref) for ref in keras.tree.flatten(inside.inputs)]
+    own = node.layer.source.input_dtype
+    return len(given) == len(taken) and all(
+        one.dtype == other.dtype
+        and len(one.shape) == len(other.shape)
+        and (one.dtype == own or not keras.backend.is_float_dtype(one.dtype))
+        for one, other in zip(given, taken, strict=True)
+    )
+
+
+def _inline(graph: Graph, node: Node) -> None:
+    inside = node.layer.graph
+    assert inside is not None
+    places: dict[Ref, Ref] = dict(zip(keras.tree.flatten(inside.inputs), node.refs, strict=True))
+    names = {each.layer.name for each in graph}
+    layers: dict[Layer, Layer] = {}
+
+    def placed(leaf: Any) -> Any:
+        return places[leaf] if isinstance(leaf, Ref) else leaf
+
+    for call in inside:
+        if Ref(call.id) in places:
+            continue
+        if call.layer not in layers:
+            name = next(each for each in _names(node, call) if each not in names)
+            names.add(name)
+            layers[call.layer] = replace(call.layer, name=name)
+        args, kwargs = keras.tree.map_structure(placed, (call.args, call.kwargs))
+        new = replace(call, id=graph.new_id(), layer=layers[call.layer], args=args, kwargs=kwargs)
+        graph.put(new)
+        places |= {Ref(call.id, index): Ref(new.id, index) for index in range(len(call.outputs))}
+    moved = {
+        Ref(node.id, index): places[ref]
+        for index, ref in enumerate(keras.tree.flatten(inside.outputs))
+    }
+    for old, new_ref in moved.items():
+        graph.redirect(old, new_ref)
+    graph.outputs = keras.tree.map_structure(
+        lambda leaf: moved.get(leaf, leaf) if isinstance(leaf, Ref) else leaf, graph.outputs
+    )
+    graph.remove(node.id)
+
+
+def _names(model: Node, call: Node) -> Iterator[str]:
+    yield call.layer.name
+    name = f"{model.layer.name}_{call.layer.name}"
+    yield name
+    number = 1
+    while True:
+        yield f"{name}_{number}"
+        number += 1
