@@ -382,6 +382,12 @@ BUGS: dict[str, list[Bug]] = {
             "if False:",
         ),
         (
+            "forgets what an EinsumDense adds up outside its kernel",
+            "einsum_dense",
+            "if not stays or any(each not in elsewhere for each in labels):",
+            "if not stays:",
+        ),
+        (
             "takes a transposed kernel for a plain one",
             "affine_linear",
             "        return vector\n",
@@ -553,8 +559,8 @@ BUGS: dict[str, list[Bug]] = {
         (
             "scales the first axis of the kernel",
             "einsum_dense",
-            "[-1 if letter == label else 1 for letter in equation",
-            "[1 if letter != equation['kernel'][0] else -1 for letter in equation",
+            """[-1 if letter == label else 1 for letter in equation["kernel"]]""",
+            """[1 if letter != equation["kernel"][0] else -1 for letter in equation["kernel"]]""",
         ),
         (
             "adds the shift along the last axis",
@@ -565,8 +571,8 @@ BUGS: dict[str, list[Bug]] = {
         (
             "does not scale the bias",
             "einsum_dense",
-            "new_bias = bias * scale.reshape(along_bias)",
-            "new_bias = bias * np.ones_like(scale).reshape(along_bias)",
+            "new_bias = _bias_of(einsum) * scale.reshape(along_bias)",
+            "new_bias = _bias_of(einsum) * np.ones_like(scale).reshape(along_bias)",
         ),
     ],
     "gelu": [

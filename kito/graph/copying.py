@@ -197,7 +197,6 @@ def copy_state(source: keras.Layer, copy: keras.Layer) -> None:
         new_part.trainable = old_part.trainable
         if not has_its_weights(old_part):
             raise CannotCopyError(f"{old_part.name} {OTHER_WEIGHTS}")
-        _copy_settings(old_part, new_part)
         for method in patched_methods(old_part):
             raise CannotCopyError(
                 f"{old_part.name} has a `{method}` of its own, not that of its class"
@@ -212,6 +211,7 @@ def copy_state(source: keras.Layer, copy: keras.Layer) -> None:
             raise CannotCopyError(f"its configuration does not carry {', '.join(lost)}")
         if old_part is not source and not _same_configuration(old_part, new_part):
             raise CannotCopyError(f"its configuration makes another {type(old_part).__name__}")
+        _copy_settings(old_part, new_part)
         if _overrides(old_part, "load_assets"):
             with tempfile.TemporaryDirectory() as folder:
                 old_part.save_assets(folder)
