@@ -13,7 +13,7 @@ import keras
 import numpy as np
 
 from kito.distance import differences, magnitude
-from kito.errors import InputError
+from kito.errors import InputError, first_line
 from kito.forward import answers, as_called
 from kito.graph.keras_internals import sublayers
 from kito.progress import track
@@ -120,12 +120,18 @@ def compare(
         repeats: how often each model is timed, after one run that is not.
 
     Raises:
-        InputError: the models take or give different structures.
+        InputError: the models do not run on the inputs, or give different structures.
     """
     if inputs is None:
         inputs = random_inputs(with_known_inputs(model, fast), batch_size)
     called = [as_called(each) for each in (model, fast)]
-    given = [answers(each, inputs) for each in track(called, "running")]
+    try:
+        given = [answers(each, inputs) for each in track(called, "running")]
+    except Exception as error:
+        raise InputError(
+            f"the models do not run on these inputs: {type(error).__name__}: {first_line(error)}. "
+            "Give some that they can take: `inputs=`."
+        ) from error
     times: tuple[list[float], list[float]] = ([], [])
     for _ in track(range(repeats), "timing"):
         for each, durations in zip(called, times, strict=True):

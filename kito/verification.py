@@ -383,7 +383,8 @@ def _run(model: keras.Model, kind: str, batch: Any) -> Any:
     except Exception as error:
         raise InputError(
             f"the model '{model.name}' does not run on {_inputs(kind)}: {type(error).__name__}: "
-            f"{first_line(error)}. Give some that it can take, in Python: verify=inputs."
+            f"{first_line(error)}. Give some that it can take, in Python: `verify=inputs` of "
+            "`kito.optimize`, `inputs=` of `kito.predictor`."
         ) from error
 
 

@@ -284,6 +284,8 @@ def test_given_inputs_are_enough_and_others_have_their_shapes():
     found = verify(model, fast, given)
     assert {each.inputs for each in found.trials} == {"random", "zeros", "large", "given"}
     assert found.passed
+    with pytest.raises(kito.InputError, match="do not run on these inputs"):
+        kito.compare(model, model, np.zeros((2, 3, 4, 5), "float32"))
     with pytest.raises(kito.InputError, match="does not run on given inputs"):
         verify(model, fast, given[:, :5])
 
