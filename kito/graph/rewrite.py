@@ -168,7 +168,7 @@ class _Rewriter:
             if any(done.rule.opens and done.graphs & inside for done in self.applied):
                 continue
             undone = [done for done in self.applied if done.graphs <= inside]
-            self.applied = [done for done in self.applied if done not in undone]
+            self.applied = [done for done in self.applied if not done.graphs <= inside]
             reason = f"this alone is no reason to take {graph.name} apart, as it has its own class"
             self.report.declined.extend(
                 Declined(done.rule.name, done.applied.layers, done.applied.path, reason)
