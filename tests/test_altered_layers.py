@@ -137,6 +137,21 @@ def test_a_kernel_that_is_made_of_another_one_is_kept():
     assert not report.applied
 
 
+def test_a_kernel_that_is_no_weight_of_a_layer_of_ones_own_is_copied():
+    class Smooth(layers.Layer):
+        def __init__(self, **options):
+            super().__init__(**options)
+            self.kernel = ops.ones((8, 8)) / 8
+
+        def call(self, x):
+            return x @ self.kernel
+
+    model = randomize(flat(Dense(8), BatchNormalization(), Smooth()))
+    report = same(model, np.ones((2, 8), "float32"), FOLDS)
+    assert report.folded == {"dense_batchnorm": 1}
+    assert not report.notes
+
+
 class Call:
     """An activation that is an object."""
 

@@ -286,6 +286,15 @@ def patched_methods(operation: keras.Operation) -> list[str]:
     )
 
 
+# Who wrote what these packages hold is not the user.
+LIBRARIES = ("keras", "tensorflow", "jax", "torch", "numpy", "builtins")
+
+
+def is_users(what: Any) -> bool:
+    """Whether a class or function is of the user's own code, or a package that builds on Keras."""
+    return str(getattr(what, "__module__", "builtins")).split(".")[0] not in LIBRARIES
+
+
 # Layers that by themselves do not cast what they get.
 UNCAST = (
     keras.layers.Embedding,
@@ -294,8 +303,6 @@ UNCAST = (
 )
 # What Keras' layers compute with, besides what it calls by the same name without the underscore.
 KERNELS = ("kernel", "_kernel", "depthwise_kernel", "pointwise_kernel", "_embeddings")
-
-
 OTHER_WEIGHTS = "computes with other weights than those that it was built with"
 
 
@@ -308,23 +315,16 @@ def casts_as_its_class(layer: keras.Layer) -> bool:
 
 def has_its_weights(layer: keras.Layer) -> bool:
     """Whether one of Keras' layers computes with the weights that it was built with: somebody may
-    have taken its bias away, or given it the kernel of another layer.
+    have taken its bias away, or given it the kernel of another layer. Of others nobody knows.
     """
+    if is_users(type(layer)):
+        return True
     own = vars(layer)
     asks = own.get("use_bias") or (own.get("bias_axes") if "bias" in own else None)
     if layer.built and asks and "bias" in own and own["bias"] is None:
         return False
     held = [own[name] for name in KERNELS if own.get(name) is not None]
     return all(any(each is weight for weight in layer.weights) for each in held)
-
-
-# Who wrote what these packages hold is not the user.
-LIBRARIES = ("keras", "tensorflow", "jax", "torch", "numpy", "builtins")
-
-
-def is_users(what: Any) -> bool:
-    """Whether a class or function is of the user's own code, or a package that builds on Keras."""
-    return str(getattr(what, "__module__", "builtins")).split(".")[0] not in LIBRARIES
 
 
 def sublayers(layer: keras.Layer) -> list[keras.Layer]:
