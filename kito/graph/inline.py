@@ -13,6 +13,7 @@ from typing import Any
 
 import keras
 
+from kito.graph.inference import infer_outputs
 from kito.graph.ir import Graph, Node, Ref, walk
 from kito.graph.keras_internals import Functional
 from kito.graph.layer import Layer
@@ -69,6 +70,8 @@ def _inline(graph: Graph, node: Node) -> None:
     inside = node.layer.graph
     assert inside is not None
     places: dict[Ref, Ref] = dict(zip(keras.tree.flatten(inside.inputs), node.refs, strict=True))
+    # A Sequential is built for what it is called on first.
+    same = all(inside.tensor(old) == graph.tensor(new) for old, new in places.items())
     names = {each.layer.name for each in graph}
     layers: dict[Layer, Layer] = {}
 
@@ -83,7 +86,9 @@ def _inline(graph: Graph, node: Node) -> None:
             names.add(name)
             layers[call.layer] = replace(call.layer, name=name)
         args, kwargs = keras.tree.map_structure(placed, (call.args, call.kwargs))
-        new = replace(call, id=graph.new_id(), layer=layers[call.layer], args=args, kwargs=kwargs)
+        layer = layers[call.layer]
+        outputs = call.outputs if same else infer_outputs(graph, layer, args, kwargs)
+        new = Node(graph.new_id(), layer, args, kwargs, outputs)
         graph.put(new)
         places |= {Ref(call.id, index): Ref(new.id, index) for index in range(len(call.outputs))}
     moved = {

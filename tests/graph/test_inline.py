@@ -1,6 +1,7 @@
 """Models inside composite layers are laid open with them."""
 
 import keras
+import numpy as np
 import pytest
 from keras import layers
 from keras.layers import BatchNormalization, Conv2D
@@ -114,6 +115,46 @@ def test_a_model_that_somebody_calls_elsewhere_too_stays_one():
     model = keras.Model(x, [RepVGGBlock(shared)(x), layers.ReLU()(shared(x))])
     fast = check_rewrites(model, RULES)
     assert count(fast, keras.Sequential) == 1
+
+
+class Head(layers.Layer):
+    """Holds a Sequential that is built for what it is called on first."""
+
+    def __init__(self, **options):
+        super().__init__(**options)
+        self.stem = keras.Sequential(
+            [layers.ZeroPadding2D(1), Conv2D(4, 3), BatchNormalization(), layers.ReLU()]
+        )
+        self.conv, self.bn = Conv2D(2, 1), BatchNormalization()
+
+    def call(self, x):
+        return self.bn(self.conv(self.stem(x)))
+
+
+class Network(keras.Model):
+    def __init__(self, levels):
+        super().__init__()
+        self.levels, self.head, self.pool = levels, Head(), layers.MaxPooling2D()
+
+    def call(self, x):
+        found = []
+        for _ in range(self.levels):
+            found.append(self.head(x))
+            x = self.pool(x)
+        return found
+
+
+@pytest.mark.parametrize("levels", [1, 3])
+def test_a_model_that_was_built_for_one_size(levels):
+    model = Network(levels)
+    data = np.random.default_rng(0).normal(size=(1, 16, 16, 3)).astype("float32")
+    model(data)
+    report = kito.Report()
+    fast = kito.optimize(randomize(model), ["conv_batchnorm"], report=report)
+    assert report.folded == {"conv_batchnorm": 2}
+    data = np.concatenate([data, data + 1])
+    for one, other in zip(model(data), fast(data), strict=True):
+        np.testing.assert_allclose(other, one, rtol=0, atol=1e-4)
 
 
 def test_a_model_that_casts_is_not_laid_open():
