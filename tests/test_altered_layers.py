@@ -56,7 +56,7 @@ def test_whether_a_layer_lets_masks_through_is_copied(passes):
     model = randomize(keras.Model(inputs, layers.LSTM(3)(layer(x))))
     data = np.array([[1, 2, 3, 0, 0, 0]], "int32")
     fast = kito.optimize(model)
-    np.testing.assert_allclose(fast(data), model(data), rtol=0, atol=1e-6)
+    np.testing.assert_allclose(to_numpy(fast(data)), to_numpy(model(data)), rtol=0, atol=1e-6)
 
 
 def test_a_layer_that_does_not_cast_is_copied():
@@ -118,7 +118,7 @@ def test_a_layer_without_its_bias_is_no_duplicate():
     one.bias = None
     data = np.random.default_rng(0).normal(size=(2, 8)).astype("float32")
     for first, second in zip(model(data), kito.optimize(model)(data), strict=True):
-        np.testing.assert_allclose(first, second, rtol=0, atol=1e-6)
+        np.testing.assert_allclose(to_numpy(first), to_numpy(second), rtol=0, atol=1e-6)
 
 
 def test_a_layer_without_its_bias_is_shared():
@@ -200,7 +200,7 @@ def test_states_between_batches_are_copied():
     for state, copied, old in zip(lstm.states, fast.layers[1].states, before, strict=True):
         np.testing.assert_array_equal(to_numpy(state), old)
         np.testing.assert_array_equal(to_numpy(copied), old)
-    np.testing.assert_allclose(fast(data), model(data), rtol=0, atol=1e-6)
+    np.testing.assert_allclose(to_numpy(fast(data)), to_numpy(model(data)), rtol=0, atol=1e-6)
 
 
 def inner():
@@ -246,7 +246,7 @@ def test_a_nested_model_that_is_called_with_training_true():
     [declined] = report.declined
     assert declined.reason == "the model 'inner' around it is called with training=True"
     data = np.random.default_rng(0).normal(size=(4, 8)).astype("float32")
-    np.testing.assert_allclose(fast(data), outer(data), rtol=0, atol=1e-6)
+    np.testing.assert_allclose(to_numpy(fast(data)), to_numpy(outer(data)), rtol=0, atol=1e-6)
 
 
 class Scale(layers.Layer):
@@ -274,6 +274,7 @@ def test_a_wrapper_around_a_wrapper_of_a_model():
     assert not report.faults
 
 
+@pytest.mark.skipif(keras.backend.backend() == "torch", reason="Keras has no sparse tensors there")
 def test_sparse_tensors_stay_so():
     inputs = keras.Input((6,), sparse=True)
     model = keras.Model(inputs, inputs * 2.0 / 3.0)
