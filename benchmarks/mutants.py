@@ -382,12 +382,6 @@ BUGS: dict[str, list[Bug]] = {
             "if False:",
         ),
         (
-            "forgets what an EinsumDense adds up outside its kernel",
-            "einsum_dense",
-            "if not stays or any(each not in elsewhere for each in labels):",
-            "if not stays:",
-        ),
-        (
             "takes a transposed kernel for a plain one",
             "affine_linear",
             "        return vector\n",
