@@ -14,7 +14,7 @@ import numpy as np
 
 from kito.distance import differences, magnitude
 from kito.errors import InputError, first_line
-from kito.forward import answers, as_called
+from kito.forward import answers, as_called, states_kept
 from kito.graph.keras_internals import sublayers
 from kito.progress import track
 from kito.samples import random_inputs, with_known_inputs
@@ -133,11 +133,12 @@ def compare(
             "Give some that they can take: `inputs=`."
         ) from error
     times: tuple[list[float], list[float]] = ([], [])
-    for _ in track(range(repeats), "timing"):
-        for each, durations in zip(called, times, strict=True):
-            start = time.perf_counter()
-            answers(each, inputs)
-            durations.append(time.perf_counter() - start)
+    with states_kept(*called):
+        for _ in track(range(repeats), "timing"):
+            for each, durations in zip(called, times, strict=True):
+                start = time.perf_counter()
+                each.predict_on_batch(inputs)
+                durations.append(time.perf_counter() - start)
     return Comparison(
         outputs=tuple(_differences(model, *given)),
         seconds=(median(times[0]), median(times[1])),
@@ -170,9 +171,10 @@ def compare_two_models_results(
         inputs = random_inputs(known, min(step, test_number - start), seed=start)
         given = []
         for index, each in enumerate(called):
-            began = time.perf_counter()
-            given.append(answers(each, inputs))
-            seconds[index] += time.perf_counter() - began
+            with states_kept(each):
+                began = time.perf_counter()
+                given.append(each.predict_on_batch(inputs))
+                seconds[index] += time.perf_counter() - began
         for one, other in _pairs(*given):
             apart = differences(one, other)
             largest = max(largest, float(apart.max(initial=0)))

@@ -6,13 +6,20 @@ the layers that kito rewrites. The result of a rewrite is a plain Keras model, w
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import contextlib
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import keras
 import numpy as np
 
-from kito.graph.keras_internals import Functional, is_graph_model, structures, sublayers
+from kito.graph.keras_internals import (
+    Functional,
+    is_graph_model,
+    states_between_batches,
+    structures,
+    sublayers,
+)
 from kito.graph.layer import to_numpy
 
 PREDICTING = ("predict", "predict_on_batch", "predict_step", "make_predict_function")
@@ -53,18 +60,25 @@ class _Called(keras.Model):  # type: ignore[misc]
         return self.model(inputs, training=False)
 
 
-def answers(model: keras.Model, inputs: Any) -> Any:
-    """What `predict_on_batch` gives; a recurrent layer that goes on from one batch to the next has
-    the states afterwards that it had before.
+@contextlib.contextmanager
+def states_kept(*models: keras.Model) -> Iterator[None]:
+    """Let recurrent layers that go on from one batch to the next have the states afterwards that
+    they had before.
     """
-    stateful = [part for part in sublayers(model) if getattr(part, "stateful", False)]
-    states = [state for part in stateful for state in keras.tree.flatten(part.states)]
-    before = [np.array(to_numpy(state)) for state in states if state is not None]
+    parts = [part for model in models for part in sublayers(model)]
+    states = [state for part in parts for state in states_between_batches(part)]
+    before = [np.array(to_numpy(state)) for state in states]
     try:
-        return model.predict_on_batch(inputs)
+        yield
     finally:
-        for state, value in zip(states, before, strict=False):
+        for state, value in zip(states, before, strict=True):
             state.assign(value)
+
+
+def answers(model: keras.Model, inputs: Any) -> Any:
+    """What `predict_on_batch` gives, see `states_kept`."""
+    with states_kept(model):
+        return model.predict_on_batch(inputs)
 
 
 def own_methods(model: keras.Model, names: Iterable[str]) -> list[str]:

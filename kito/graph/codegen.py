@@ -16,7 +16,7 @@ import keras
 
 from kito.errors import GraphError, first_line
 from kito.graph.copying import CannotCopyError, copy_and_call, copy_layer
-from kito.graph.doubt import check_copied
+from kito.graph.doubt import check_copied, is_run
 from kito.graph.ir import Graph, Node, Ref, Tensor, rewritten_graphs, walk
 from kito.graph.keras_internals import (
     Functional,
@@ -208,7 +208,7 @@ class _Builder:
 
     def can_unfold(self, layer: Layer) -> bool:
         """Whether what a layer that no rule touched calls may stand for it: nobody checked yet."""
-        if layer.cls is keras.layers.TimeDistributed:  # it calls its model in its own way
+        if not is_run(layer):
             return False
         if layer.graph is None or layer.graph.trace is None or layer.graph in self.believed:
             return layer.graph is not None

@@ -28,6 +28,7 @@ from kito.graph.keras_internals import (
     no_initializers,
     own_attributes,
     patched_methods,
+    states_between_batches,
     sublayers,
 )
 from kito.graph.layer import to_numpy
@@ -238,9 +239,9 @@ def _copy_settings(source: keras.Layer, copy: keras.Layer) -> None:
         old = vars(copy).get(name)
         if isinstance(value, SETTINGS) and isinstance(old, SETTINGS) and old != value:
             vars(copy)[name] = value
-    if getattr(source, "stateful", False) and source.states is not None:
-        for old, new in zip(source.states, copy.states, strict=True):
-            new.assign(old)
+    pairs = zip(states_between_batches(source), states_between_batches(copy), strict=True)
+    for state, new_state in pairs:
+        new_state.assign(state)
 
 
 def _differs(name: str, source: keras.Layer, copy: keras.Layer) -> bool:

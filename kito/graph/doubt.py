@@ -49,7 +49,7 @@ def unfaithful(graph: Graph, savable: bool = True) -> dict[keras.Layer, Untracea
     is_copied = cache(_is_copied)  # composites in composites are asked about again
 
     def opened(layer: Layer) -> bool:
-        return _is_run(layer) and layer.graph in rewritten
+        return is_run(layer) and layer.graph in rewritten
 
     found: dict[keras.Layer, UntraceableError] = {}
     believed: set[Graph] = set()
@@ -80,8 +80,8 @@ def check_copied(graph: Graph) -> Iterator[Graph]:
     """
     assert graph.trace is not None
     _check_sizes(graph)
-    _check_loadable(graph.trace.source, graph, _is_run, _is_copied)
-    return _check(graph, _is_run)
+    _check_loadable(graph.trace.source, graph, is_run, _is_copied)
+    return _check(graph, is_run)
 
 
 def check_alone(graph: Graph) -> None:
@@ -105,7 +105,7 @@ def _check_sizes(graph: Graph) -> None:
     check_sizes(graph.trace)
 
 
-def _is_run(layer: Layer) -> bool:
+def is_run(layer: Layer) -> bool:
     """Whether a layer computes what its graph computes; a wrapper calls it in its own way."""
     return layer.cls is not keras.layers.TimeDistributed
 

@@ -14,7 +14,6 @@ from kito.graph.keras_internals import (
     OTHER_WEIGHTS,
     casts_as_its_class,
     has_its_weights,
-    is_users,
     patched_methods,
     sublayers,
 )
@@ -101,7 +100,7 @@ def _check_layer(node: Node) -> None:
             raise Decline(f"{part.name} has a `{method}` of its own, not that of its class")
         if mode := getattr(part, "quantization_mode", None):
             raise Decline(f"{part.name} is quantized ({mode})")
-        if not is_users(type(part)) and not casts_as_its_class(part):
+        if not casts_as_its_class(part):
             raise Decline(f"{part.name} has autocast={part.autocast}, which no configuration has")
         if not has_its_weights(part):
             raise Decline(f"{part.name} {OTHER_WEIGHTS}")

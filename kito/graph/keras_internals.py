@@ -308,9 +308,9 @@ OTHER_WEIGHTS = "computes with other weights than those that it was built with"
 
 def casts_as_its_class(layer: keras.Layer) -> bool:
     """Whether one of Keras' layers casts what it gets as others of its class do: `autocast=False`
-    is not in its configuration.
+    is not in its configuration. Of others nobody knows.
     """
-    return bool(layer.autocast) is (type(layer) not in UNCAST)
+    return is_users(type(layer)) or bool(layer.autocast) is (type(layer) not in UNCAST)
 
 
 def has_its_weights(layer: keras.Layer) -> bool:
@@ -325,6 +325,13 @@ def has_its_weights(layer: keras.Layer) -> bool:
         return False
     held = [own[name] for name in KERNELS if own.get(name) is not None]
     return all(any(each is weight for weight in layer.weights) for each in held)
+
+
+def states_between_batches(layer: keras.Layer) -> list[keras.Variable]:
+    """The states of a recurrent layer that goes on from one batch to the next; none of others."""
+    if not getattr(layer, "stateful", False):
+        return []
+    return [state for state in keras.tree.flatten(layer.states) if state is not None]
 
 
 def sublayers(layer: keras.Layer) -> list[keras.Layer]:

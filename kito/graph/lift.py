@@ -196,10 +196,8 @@ class _Lifter:
             graph = None
             if is_graph_model(operation) and operation not in self._whole:
                 graph = self.graph(operation)
-            elif type(operation) is keras.layers.TimeDistributed and not patched_methods(operation):
-                graph = (
-                    self.layer(operation.layer).graph if is_graph_model(operation.layer) else None
-                )
+            elif _is_time_distributed(operation) and is_graph_model(operation.layer):
+                graph = self.layer(operation.layer).graph
             layer = Layer(type(operation), operation.name, source=operation, graph=graph)
             self._layers[id(operation)] = layer
         return self._layers[id(operation)]
@@ -380,10 +378,7 @@ def _is_time_distributed(operation: keras.Operation) -> bool:
 def _of_any_length(inputs: Any) -> Any:
     """The inputs of a model, where integers may be as many words as one likes."""
     return keras.tree.map_structure(
-        lambda leaf: (
-            replace(leaf, shape=(None,) * len(leaf.shape)) if leaf.dtype == INTEGER else leaf
-        ),
-        inputs,
+        lambda leaf: _of_any_size(leaf) if leaf.dtype == INTEGER else leaf, inputs
     )
 
 
