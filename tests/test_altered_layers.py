@@ -316,7 +316,8 @@ def test_weights_that_two_composites_share_stay_shared():
     check_equivalent(model, fast)
 
 
-def test_weights_that_copies_would_not_share_stay_in_the_source():
+@pytest.mark.parametrize("sequential", [False, True])
+def test_weights_that_copies_would_not_share_stay_in_the_source(sequential):
     """Nothing can take the place of these composites."""
 
     @keras.saving.register_keras_serializable("test_altered_layers")
@@ -328,10 +329,28 @@ def test_weights_that_copies_would_not_share_stay_in_the_source():
         def call(self, x):
             return self.shared(x) + keras.random.normal((8,), stddev=0.0, seed=self.seed)
 
-    inputs = keras.Input((8,))
     shared = Dense(8)
-    x = Part(shared)(Part(shared)(inputs))
-    model = randomize(keras.Model(inputs, BatchNormalization()(Dense(8)(x))))
+    row = [Part(shared), Part(shared), Dense(8), BatchNormalization()]
+    model = keras.Sequential([keras.Input((8,)), *row]) if sequential else flat(*row)
+    fast = kito.optimize(randomize(model), FOLDS)
+    assert type(fast) is type(model)
+    check_equivalent(model, fast)
+    assert fast.count_params() == model.count_params() - 4 * 8
+
+
+def test_what_a_layer_and_a_composite_share_in_a_sequential_stays_shared():
+    class Twice(layers.Layer):
+        def __init__(self, shared, **options):
+            super().__init__(**options)
+            self.shared = shared
+
+        def call(self, x):
+            return self.shared(self.shared(x))
+
+    shared = Dense(8)
+    row = [Twice(shared), shared, Dense(8), BatchNormalization()]
+    model = randomize(keras.Sequential([keras.Input((8,)), *row]))
     fast = kito.optimize(model, FOLDS)
+    assert type(fast) is keras.Sequential
     check_equivalent(model, fast)
     assert fast.count_params() == model.count_params() - 4 * 8

@@ -34,6 +34,8 @@ from kito.graph.record import UntraceableError
 from kito.progress import track
 from kito.report import Report
 
+TIED = CannotCopyError("other layers hold a layer that it holds")
+
 
 def codegen(graph: Graph, report: Report) -> keras.Model:
     """Build the Keras model that a graph describes. The graph's new weights are used up.
@@ -248,7 +250,7 @@ class _Builder:
     def copy(self, layer: Layer, args: Any, kwargs: Any) -> Any:
         """Copy a layer of the source, call it, which builds it, and give it its weights."""
         if layer in self.tied:
-            self.share(layer, CannotCopyError("other layers hold a layer that it holds"))
+            self.share(layer, TIED)
             return self.built[layer](*args, **kwargs)
         try:
             # A rule may have left it in another's place, which has the name.
@@ -297,8 +299,11 @@ class _Builder:
         """Build a layer of a Sequential model, which will make the calls itself."""
         layer = node.layer
         given = graph.producer(node.refs[0]).output
-        if not self.is_copied(layer):
+        if layer in self.unfolded or not self.is_copied(layer):
             self.built[layer] = self.make(layer, given.shape)
+            return
+        if layer in self.tied:
+            self.share(layer, TIED)
             return
         try:
             self.built[layer] = copy_layer(layer.source)
