@@ -85,6 +85,8 @@ BUILDERS: dict[str, Callable[[], keras.Model]] = {
 }
 TURNS = 5
 SIZE = 2048
+# Seconds that a network may take: more than all of them usually do.
+LONGEST = 3600
 
 
 def multiply_adds_a_second() -> float:
@@ -172,7 +174,10 @@ def measure_here(name: str, seconds: float) -> list[Row]:
 def measure(name: str, seconds: float) -> list[Row]:
     """The rows of a network, from a process of its own."""
     command = [sys.executable, __file__, "--here", name, "--seconds", str(seconds)]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=LONGEST)
+    except subprocess.TimeoutExpired as error:
+        raise click.ClickException(f"it took more than {LONGEST} s") from error
     if done.returncode:
         ended = f"it ended with {done.returncode}; -9 may be a lack of memory"
         raise click.ClickException(done.stderr or ended)

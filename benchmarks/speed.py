@@ -9,9 +9,9 @@ model and that of `kito.optimize(model, target=...)`; with `--rule`, the optimiz
 that rule and with it. The largest difference of the outputs goes with the times. A network with
 random weights takes as long as a trained one.
 
-The figures go to benchmarks/results/speed.csv, a row a network, target and rule, and as tables to
-speed.md. A run skips what has a row; `--again` measures it anew. The backend of Keras is the target
-where that is one (KERAS_BACKEND=jax python benchmarks/speed.py --target jax).
+The figures go to benchmarks/results/speed.csv, a row a network, target, rule and machine, and as
+tables to speed.md. A run skips what has a row; `--again` measures it anew. The backend of Keras is
+the target where that is one (KERAS_BACKEND=jax python benchmarks/speed.py --target jax).
 """
 
 from __future__ import annotations
@@ -156,8 +156,8 @@ def main(target: str, only: tuple[str, ...], rule: str, seconds: float, again: b
     console = Console()
     for name in only or NETWORKS:
         rows = read(TABLE)
-        key = (target, name, rule)
-        old = [row for row in rows if (row["target"], row["network"], row["rule"]) == key]
+        key = {"target": target, "network": name, "rule": rule, "machine": machine(target)}
+        old = [row for row in rows if key.items() <= row.items()]
         if old and not again:
             continue
         try:

@@ -468,7 +468,7 @@ def test_misuse_is_shown_by_click(saved, arguments):
 
 def process(*arguments, **environment):
     return subprocess.run(
-        [sys.executable, "-c", "from kito.cli import main; main()", *arguments],
+        [sys.executable, "-m", "kito", *arguments],
         capture_output=True,
         text=True,
         check=False,
