@@ -27,6 +27,7 @@ from kito.graph.keras_internals import Functional
 from kito.graph.layer import Layer
 from kito.graph.record import UntraceableError
 from kito.graph.sizes import check_sizes
+from kito.graph.trace import Outputs
 
 # What holds layers and has no more to save than they have.
 CONTAINERS = (Functional, keras.Sequential, keras.layers.TimeDistributed)
@@ -46,7 +47,8 @@ def unfaithful(graph: Graph, savable: bool = True) -> dict[keras.Layer, Untracea
         What is wrong with each.
     """
     rewritten = rewritten_graphs(graph)
-    is_copied = cache(_is_copied)  # composites in composites are asked about again
+    # Of composites in composites all is asked again.
+    is_copied, loads, outputs = cache(_is_copied), cache(can_load), {}
 
     def opened(layer: Layer) -> bool:
         return is_run(layer) and layer.graph in rewritten
@@ -59,9 +61,9 @@ def unfaithful(graph: Graph, savable: bool = True) -> dict[keras.Layer, Untracea
             continue
         try:
             if savable:
-                _check_loadable(source, nested, opened, is_copied)
+                _check_loadable(source, nested, opened, is_copied, loads)
             if nested.trace is not None:
-                _check_sizes(nested)
+                _check_sizes(nested, outputs)
                 if nested not in believed:
                     believed.update(_check(nested, opened))
         except UntraceableError as error:
@@ -79,8 +81,8 @@ def check_copied(graph: Graph) -> Iterator[Graph]:
         UntraceableError: it is not what the composite computes.
     """
     assert graph.trace is not None
-    _check_sizes(graph)
-    _check_loadable(graph.trace.source, graph, is_run, _is_copied)
+    _check_sizes(graph, {})
+    _check_loadable(graph.trace.source, graph, is_run, _is_copied, can_load)
     return _check(graph, is_run)
 
 
@@ -90,19 +92,22 @@ def check_alone(graph: Graph) -> None:
     Raises:
         UntraceableError: it is not what its layer computes.
     """
-    _check_sizes(graph)
+    _check_sizes(graph, {})
     check_faithful(graph, opened=lambda layer: False)
 
 
-def _check_sizes(graph: Graph) -> None:
+def _check_sizes(graph: Graph, known: Outputs) -> None:
     """Whether the call does the same at every size; what sizes go together is found out first.
+
+    Args:
+        known: see `trace`.
 
     Raises:
         UntraceableError: it does not.
     """
     assert graph.trace is not None
     graph.trace = replace(graph.trace, scales=scales(graph.trace))
-    check_sizes(graph.trace)
+    check_sizes(graph.trace, known)
 
 
 def is_run(layer: Layer) -> bool:
@@ -126,7 +131,11 @@ def _check(graph: Graph, opened: Opened) -> Iterator[Graph]:
 
 
 def _check_loadable(
-    source: keras.Layer, graph: Graph, opened: Opened, is_copied: Callable[[Layer], bool]
+    source: keras.Layer,
+    graph: Graph,
+    opened: Opened,
+    is_copied: Callable[[Layer], bool],
+    loads: Callable[[keras.Operation], bool],
 ) -> None:
     """What a composite or a model holds must not be harder to save and load than itself.
 
@@ -134,7 +143,7 @@ def _check_loadable(
         UntraceableError: Keras can load it, but not a layer inside it on its own.
     """
     for part in dict.fromkeys(_parts(graph, opened, is_copied)):
-        if not can_load(part.source) and can_load(source):
+        if not loads(part.source) and loads(source):
             raise UntraceableError(
                 f"Keras can load the {type(source).__name__}, but not the {part.cls.__name__} "
                 "inside it on its own: is that registered, with a complete `get_config`? If the "

@@ -42,7 +42,7 @@ def inline_models(graph: Graph) -> None:
             found := [node for node in each if _is_plain(each, node) and is_alone(node.layer)]
         ):
             for node in found:
-                _inline(each, node)
+                _inline(each, each[node.id])  # it may read one that is laid open by now
 
 
 def _is_plain(graph: Graph, node: Node) -> bool:

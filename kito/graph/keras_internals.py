@@ -429,9 +429,7 @@ def untouched(layer: keras.Layer) -> Iterator[None]:
     held = [(f"{part.name}.{name}", *each) for part in parts for name, *each in _held(part)]
     calls = [(len(part._inbound_nodes), len(part._outbound_nodes)) for part in parts]
     try:
-        with contextlib.ExitStack() as stack:
-            for variable in layer.variables:
-                stack.enter_context(_not_assigned(variable, layer.name))
+        with _not_assigned(layer):
             yield
     finally:
         changed = []
@@ -439,6 +437,8 @@ def untouched(layer: keras.Layer) -> Iterator[None]:
             del part._inbound_nodes[inbound:]
             del part._outbound_nodes[outbound:]
             now = vars(part)
+            if _are_same_objects(now, attributes):
+                continue
             if not _was_built_by_the_call(attributes, now, type(part)):
                 for name in {*now, *attributes} - CHANGED_BY_ANY_CALL:
                     if now.get(name, before) is not attributes.get(name, before):
@@ -509,30 +509,32 @@ def _put_back(holder: Any, contents: Any) -> None:
 
 
 @contextlib.contextmanager
-def _not_assigned(variable: keras.Variable, layer: str) -> Iterator[None]:
-    """Let nothing be assigned to a variable but where Keras forgets that.
+def _not_assigned(layer: keras.Layer) -> Iterator[None]:
+    """Let nothing be assigned to the variables of a layer but where Keras forgets that.
 
     Raises:
         StatefulCallError: where it is assigned.
     """
-    own = vars(variable)
-    before, assign = own.get("assign"), variable.assign
 
-    def refuse(value: Any) -> Any:
+    def refuse(variable: keras.Variable, assign: Callable[[Any], Any], value: Any) -> Any:
         if in_stateless_scope():
             return assign(value)
         raise StatefulCallError(
-            f"the call of {layer} assigns to {variable.path}: the next need not be the same"
+            f"the call of {layer.name} assigns to {variable.path}: the next need not be the same"
         )
 
-    own["assign"] = refuse
+    variables = layer.variables
+    before = [vars(variable).get("assign") for variable in variables]
+    for variable in variables:
+        vars(variable)["assign"] = functools.partial(refuse, variable, variable.assign)
     try:
         yield
     finally:
-        if before is None:
-            del own["assign"]
-        else:
-            own["assign"] = before
+        for variable, assign in zip(variables, before, strict=True):
+            if assign is None:
+                del vars(variable)["assign"]
+            else:
+                vars(variable)["assign"] = assign
 
 
 def _was_built_by_the_call(

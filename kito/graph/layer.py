@@ -154,12 +154,21 @@ class Layer:
         }
 
     def _weight(self, name: str) -> np.ndarray:
+        if name in self._vectors:
+            return self._vectors[name]
         value = self.new_weights.get(name)
         if value is None:
             value = self.source.kernel if self._merges(name) else self.variables[name]
         weight = to_numpy(value).view()
         weight.flags.writeable = False  # on some backends it is the variable's own memory
+        if weight.ndim == 1:
+            self._vectors[name] = weight
         return weight
+
+    @cached_property
+    def _vectors(self) -> dict[str, np.ndarray]:
+        """The weights that many rules ask for, and that are small, by name."""
+        return {}
 
     def _merges(self, name: str) -> bool:
         """Whether the weight is not a variable of the source: with LoRA a property adds up two."""

@@ -35,7 +35,7 @@ from kito.graph.record import (
     record,
     with_sizes,
 )
-from kito.graph.trace import inferred_once
+from kito.graph.trace import Outputs, inferred_once
 
 # With which sizes a call is recorded again that is to work with any; data have those in between.
 OTHER_SIZES = (1, 1024)
@@ -45,8 +45,11 @@ UNEQUAL_SIZE, UNEQUAL = 1024, ((32, 0), (32, 8))
 MOST = 16
 
 
-def check_sizes(trace: Trace) -> None:
+def check_sizes(trace: Trace, known: Outputs) -> None:
     """Whether the layer's `call` does the same at every size that its input may have.
+
+    Args:
+        known: what the composites inside it return, see `trace`; is added to.
 
     Raises:
         UntraceableError: it does not.
@@ -69,7 +72,7 @@ def check_sizes(trace: Trace) -> None:
         except Exception:  # it takes no input of that size
             return None
 
-    with only_untraceable(), inferred_once(layer, {}), untouched(layer):
+    with only_untraceable(), inferred_once(layer, known), untouched(layer):
         expected = outline() if sizes or trace.calls else None
         for call in trace.calls:
             if outline((call.args, call.kwargs)) != expected:

@@ -73,6 +73,17 @@ def test_a_model_in_a_model():
     assert count(fast, Conv2D) == 1
 
 
+def test_models_that_are_called_one_after_the_other():
+    class Row(RepVGGBlock):
+        def call(self, x):
+            return self.one(self.dense(x))
+
+    fast = check_rewrites(around(Row()), RULES)
+    assert count(fast, keras.Sequential) == 0
+    assert count(fast, Conv2D) == 2
+    assert count(fast, BatchNormalization) == 0
+
+
 def test_a_model_of_several_outputs():
     class Split(layers.Layer):
         def __init__(self, **options):
