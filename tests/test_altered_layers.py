@@ -338,6 +338,59 @@ def test_weights_that_copies_would_not_share_stay_in_the_source(sequential):
     assert fast.count_params() == model.count_params() - 4 * 8
 
 
+@keras.saving.register_keras_serializable("test_altered_layers")
+class Tied(layers.Layer):
+    """An output that is tied to what the model begins with."""
+
+    def __init__(self, part, **options):
+        super().__init__(**options)
+        self.part, self.dense = part, Dense(8)
+
+    def build(self, shape):
+        self.dense.build(shape)
+
+    def call(self, x):
+        return self.part(self.dense(x))
+
+    def get_config(self):
+        return super().get_config() | {"part": keras.saving.serialize_keras_object(self.part)}
+
+    @classmethod
+    def from_config(cls, config):
+        return cls(keras.saving.deserialize_keras_object(config.pop("part")), **config)
+
+
+@pytest.mark.parametrize("first", [True, False])
+def test_a_layer_that_a_composite_holds_too_is_that_of_its_copy(first, tmp_path):
+    inputs = keras.Input((8,))
+    part = Dense(8, name="part")
+    part.build((None, 8))
+    head = Tied(part, name="head")
+    x = head(part(inputs)) if first else part(head(inputs))
+    model = randomize(keras.Model(inputs, BatchNormalization()(Dense(8)(x))))
+    report = kito.Report()
+    fast = kito.optimize(model, FOLDS, report=report)
+    assert not report.notes
+    assert fast.get_layer("part") is fast.get_layer("head").part
+    assert fast.get_layer("head") is not head
+    check_equivalent(model, fast)
+    assert fast.count_params() == model.count_params() - 4 * 8
+    if first:  # the other one Keras does not load, of the source either
+        fast.save(tmp_path / "fast.keras")
+        check_equivalent(fast, keras.saving.load_model(tmp_path / "fast.keras"))
+
+
+def test_a_layer_of_two_sequentials_stays_one():
+    shared = Dense(8)
+    inputs = keras.Input((8,))
+    one, two = (keras.Sequential([keras.Input((8,)), shared, Dense(3)]) for _ in range(2))
+    x = layers.Concatenate()([one(inputs), two(inputs)])
+    model = randomize(keras.Model(inputs, BatchNormalization()(Dense(8)(x))))
+    fast = kito.optimize(model, FOLDS)
+    check_equivalent(model, fast)
+    assert fast.count_params() == model.count_params() - 4 * 8
+
+
 def test_what_a_layer_and_a_composite_share_in_a_sequential_stays_shared():
     class Twice(layers.Layer):
         def __init__(self, shared, **options):

@@ -281,6 +281,44 @@ def test_functions_that_a_configuration_does_not_carry_are_not_lost(make, functi
     assert "is shared with the source model" in report.notes[0]
 
 
+def scaling(factor):
+    def scaled(x, *, by=factor):
+        return x * by
+
+    return scaled
+
+
+def adding(table):
+    def scaled(x):
+        return x + table
+
+    return scaled
+
+
+LARGE = np.zeros((40, 40), "float32")
+OTHER = LARGE.copy()
+OTHER[20, 20] = 1.0
+
+
+@pytest.mark.parametrize(
+    ("registered", "used"), [(scaling(2.0), scaling(3.0)), (adding(LARGE), adding(OTHER))]
+)
+def test_functions_of_the_same_code_differ_in_what_they_hold(registered, used):
+    with keras.saving.custom_object_scope({"scaled": registered}):
+        inputs = keras.Input((40, 40))
+        model = keras.Model(inputs, layers.Activation(used)(inputs))
+        report = kito.Report()
+        check_equivalent(model, kito.optimize(model, report=report))
+    assert "lacks the activation" in report.notes[0]
+
+
+def test_an_activation_is_that_of_its_name_if_it_does_the_same():
+    with keras.saving.custom_object_scope({"scaled": scaling(2.0)}):
+        row = [Dense(3), BatchNormalization(), layers.Activation(scaling(2.0))]
+        fast = check_rewrites(keras.Sequential([keras.Input((4,)), *row]), times=2)
+    assert len(fast.layers) == 1
+
+
 def test_functions_of_tensorflow_are_those_of_keras():
     nn = pytest.importorskip("tensorflow").nn
     if keras.backend.backend() != "tensorflow":

@@ -99,7 +99,8 @@ class _Builder:
         """The layers that hold a part with weights which others hold too, unless what a composite
         calls can stand for it: then the part is one layer.
         """
-        copied = self.find_copied(graph, set())
+        copied: dict[Layer, tuple[Graph, Node]] = {}
+        self.find_copied(graph, set(), copied)
         if all(len(sublayers(layer.source)) == 1 for layer in copied):
             return set()
         holders: dict[int, list[Layer]] = {}
@@ -110,6 +111,8 @@ class _Builder:
         tied: set[Layer] = set()
         for some in holders.values():
             composites = [layer for layer in some if len(sublayers(layer.source)) > 1]
+            if len(composites) == 1 and len(some) > 1 and self.adopt(some, *copied[composites[0]]):
+                continue
             if len(some) > 1 and composites:
                 stuck = [layer for layer in composites if not self.can_unfold(layer)]
                 self.unfolded.update(layer for layer in composites if layer not in stuck)
@@ -117,16 +120,43 @@ class _Builder:
         self.unfolded -= tied
         return tied
 
-    def find_copied(self, graph: Graph, seen: set[Graph]) -> set[Layer]:
-        """The layers of which the result has copies, not those inside them."""
+    def find_copied(
+        self, graph: Graph, seen: set[Graph], found: dict[Layer, tuple[Graph, Node]]
+    ) -> None:
+        """Find the layers of which the result has copies, not those inside, and a call of each."""
         seen.add(graph)
-        found = set()
-        for layer in {node.layer for node in graph}:
+        for node in graph:
+            layer = node.layer
             if self.is_copied(layer):
-                found.add(layer)
+                found.setdefault(layer, (graph, node))
             elif layer.graph is not None and layer.graph not in seen:
-                found |= self.find_copied(layer.graph, seen)
-        return found
+                self.find_copied(layer.graph, seen, found)
+
+    def adopt(self, holders: list[Layer], graph: Graph, node: Node) -> bool:
+        """Copy the composite that a node calls, and let the part of it that the model calls too be
+        that of the copy, so that it is one layer as in the source, where Keras can load it.
+
+        Args:
+            holders: the composite, and the layer that is this part.
+        """
+        composite = node.layer
+        if composite not in self.built:
+            args, kwargs = keras.tree.map_structure(
+                lambda leaf: _placeholder(graph.tensor(leaf)) if isinstance(leaf, Ref) else leaf,
+                (node.args, node.kwargs),
+            )
+            try:
+                copy, _ = copy_and_call(composite.source, args, kwargs, composite.name)
+            except Exception:
+                return False
+            self.built[composite] = shell(copy)
+        parts = zip(sublayers(composite.source), sublayers(self.built[composite]), strict=True)
+        copies = {id(old): new for old, new in parts}
+        for layer in holders:
+            if layer is not composite:
+                self.built[layer] = copies[id(layer.source)]
+                self.built[layer].name = layer.name
+        return True
 
     def is_rewritten(self, layer: Layer) -> bool:
         """Whether a rule made the layer, or changed something in its graph."""
@@ -298,6 +328,8 @@ class _Builder:
     def prepare(self, graph: Graph, node: Node) -> None:
         """Build a layer of a Sequential model, which will make the calls itself."""
         layer = node.layer
+        if layer in self.built:
+            return
         given = graph.producer(node.refs[0]).output
         if layer in self.unfolded or not self.is_copied(layer):
             self.built[layer] = self.make(layer, given.shape)
@@ -309,9 +341,8 @@ class _Builder:
             self.built[layer] = copy_layer(layer.source)
             self.built[layer].name = layer.name
         except Exception:
-            tensor = keras.KerasTensor(given.shape, given.dtype)
             try:  # a layer without a `build` needs a call
-                copy, _ = copy_and_call(layer.source, (tensor,), {}, layer.name)
+                copy, _ = copy_and_call(layer.source, (_placeholder(given),), {}, layer.name)
                 self.built[layer] = shell(copy)
             except Exception as error:
                 self.share(layer, error)
@@ -325,6 +356,10 @@ class _Builder:
                 _check_output(node.layer, layer.output, node.output)
         set_trainable_alone(model, graph.trainable)
         return model
+
+
+def _placeholder(tensor: Tensor) -> keras.KerasTensor:
+    return keras.KerasTensor(tensor.shape, tensor.dtype)
 
 
 def _is_chain(graph: Graph) -> bool:

@@ -60,6 +60,8 @@ def can_copy(layer: keras.Layer) -> bool:
 def can_load(operation: keras.Operation) -> bool:
     """Whether Keras would load what it saves of a layer, in a process that knows its class."""
     cls = type(operation)
+    if not isinstance(operation, keras.Layer):
+        return _can_save(operation)
     if cls is not keras.layers.Lambda and cls.__module__.startswith("keras.src."):
         return names_activations(operation)
     registered = keras.saving.get_registered_name(cls)
@@ -67,6 +69,15 @@ def can_load(operation: keras.Operation) -> bool:
     known = cls is keras.layers.Lambda or keras.saving.get_registered_object(registered) is cls
     # From these packages Keras imports also what is not registered.
     return (known or cls.__module__.startswith("keras_hub.")) and _can_rebuild(operation)
+
+
+def _can_save(operation: keras.Operation) -> bool:
+    """Whether Keras can write down an operation of `keras.ops`: with tensors in it, it can't."""
+    try:
+        json.dumps(keras.saving.serialize_keras_object(operation))
+    except Exception:
+        return False
+    return True
 
 
 def _can_rebuild(layer: keras.Layer) -> bool:
@@ -110,7 +121,7 @@ def _is_named(activation: Any) -> bool:
     except (TypeError, ValueError):
         return False
     # What TensorFlow has of the same name, such as tf.nn.relu, Keras saves as its own function.
-    return found is activation or activation.__module__.startswith("tensorflow.")
+    return _equal(found, activation) or activation.__module__.startswith("tensorflow.")
 
 
 def copy_structure(layer: keras.Layer) -> keras.Layer:
@@ -248,8 +259,7 @@ def _differs(name: str, source: keras.Layer, copy: keras.Layer) -> bool:
     """Whether a copy has another value in an attribute, as far as values can be compared."""
     if name not in vars(copy):
         return True
-    old, new = (keras.tree.flatten(vars(layer)[name]) for layer in (source, copy))
-    return len(old) != len(new) or not all(map(_equal, old, new))
+    return not _all_equal(vars(source)[name], vars(copy)[name], LEVELS)
 
 
 def _same_configuration(source: keras.Layer, copy: keras.Layer) -> bool:
@@ -285,10 +295,13 @@ def _equal(one: Any, other: Any, depth: int = LEVELS) -> bool:
     if isinstance(one, np.ndarray) or keras.ops.is_tensor(one):
         return np.array_equal(to_numpy(one), to_numpy(other))
     if isinstance(one, Function):
-        return one.__code__ == other.__code__ and _closure(one) == _closure(other)
+        return one is other or (
+            one.__code__ == other.__code__ and _all_equal(_captured(one), _captured(other), depth)
+        )
     if isinstance(one, partial):
         parts = ((each.func, each.args, each.keywords) for each in (one, other))
-        return all(map(_equal, *map(keras.tree.flatten, parts)))
+        first, second = parts
+        return _all_equal(first, second, depth)
     if isinstance(one, PLAIN) or is_dataclass(one):
         return bool(one == other)
     # What Keras tracks in a layer is compared where that is.
@@ -303,19 +316,21 @@ def _same_object(one: Any, other: Any, depth: int) -> bool:
     old, new = (getattr(each, "__dict__", {}) for each in (one, other))
     if old.keys() != new.keys():
         return False
-    for name, value in old.items():
-        leaves, others = keras.tree.flatten(value), keras.tree.flatten(new[name])
-        if len(leaves) != len(others) or not all(
-            _equal(a, b, depth) for a, b in zip(leaves, others, strict=True)
-        ):
-            return False
-    return True
+    return all(_all_equal(value, new[name], depth) for name, value in old.items())
 
 
-def _closure(function: Function) -> list[str]:
+def _all_equal(one: Any, other: Any, depth: int) -> bool:
+    """Whether the leaves of two structures are equal."""
+    leaves, others = keras.tree.flatten(one), keras.tree.flatten(other)
+    return len(leaves) == len(others) and all(
+        _equal(a, b, depth) for a, b in zip(leaves, others, strict=True)
+    )
+
+
+def _captured(function: Function) -> tuple[Any, ...]:
     """The values that a function took along when it was defined."""
-    values = [cell.cell_contents for cell in function.__closure__ or ()]
-    return [repr(value) for value in (*values, function.__defaults__)]
+    cells = [cell.cell_contents for cell in function.__closure__ or ()]
+    return cells, function.__defaults__, function.__kwdefaults__
 
 
 def _overrides(layer: keras.Layer, method: str) -> bool:

@@ -23,7 +23,7 @@ import keras
 from kito.graph.copying import can_load, copy_and_call, copy_layer
 from kito.graph.faithful import Opened, check_faithful, opened_graphs, scales
 from kito.graph.ir import Graph, Tensor, rewritten_graphs, walk
-from kito.graph.keras_internals import Functional
+from kito.graph.keras_internals import Functional, is_graph_class, sublayers
 from kito.graph.layer import Layer
 from kito.graph.record import UntraceableError
 from kito.graph.sizes import check_sizes
@@ -34,7 +34,7 @@ CONTAINERS = (Functional, keras.Sequential, keras.layers.TimeDistributed)
 
 
 def unfaithful(graph: Graph, savable: bool = True) -> dict[keras.Layer, UntraceableError]:
-    """What a rule was applied in, though the calls inside can't take its place.
+    """What would lose its class, though the calls inside can't take its place.
 
     These are composites whose traces are not what they compute, and models of a class of their own,
     or composites, that can be saved and loaded, which their parts can't.
@@ -48,27 +48,39 @@ def unfaithful(graph: Graph, savable: bool = True) -> dict[keras.Layer, Untracea
     """
     rewritten = rewritten_graphs(graph)
     # Of composites in composites all is asked again.
-    is_copied, loads, outputs = cache(_is_copied), cache(can_load), {}
+    is_copied, loads = cache(_is_copied), cache(can_load)
+    outputs: Outputs = {}
 
     def opened(layer: Layer) -> bool:
         return is_run(layer) and layer.graph in rewritten
 
     found: dict[keras.Layer, UntraceableError] = {}
+    unloadable: dict[keras.Layer, UntraceableError] = {}
     believed: set[Graph] = set()
     for _, nested in walk(graph):
         source = nested.source if nested.trace is None else nested.trace.source
-        if type(source) in CONTAINERS or nested not in rewritten:
+        loses_class = nested is graph and not graph.frozen and not is_graph_class(type(source))
+        if type(source) in CONTAINERS or not (loses_class or nested in rewritten):
             continue
-        try:
-            if savable:
+        if savable:
+            try:
                 _check_loadable(source, nested, opened, is_copied, loads)
+            except UntraceableError as error:
+                unloadable[source] = error
+                continue
+        try:
             if nested.trace is not None:
                 _check_sizes(nested, outputs)
                 if nested not in believed:
                     believed.update(_check(nested, opened))
         except UntraceableError as error:
             found[source] = error
-    return found
+    # What holds one of these may be rewritten where that is kept whole.
+    return found | {
+        source: error
+        for source, error in unloadable.items()
+        if not any(part in unloadable for part in sublayers(source)[1:])
+    }
 
 
 def check_copied(graph: Graph) -> Iterator[Graph]:

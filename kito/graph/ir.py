@@ -153,7 +153,7 @@ class Graph:
         training: whether a call of it has training=True.
         trace: how it was recorded, if it is the record of the calls of a layer or model that is
             written in Python.
-        lifted: its calls before any rule was applied, if a trace is among the graphs of the model.
+        lifted: its calls before any rule was applied.
         dag: the `networkx.MultiDiGraph` of the numbers of the nodes. A multigraph, for
             `Add()([x, x])` has two equal edges.
     """
@@ -228,6 +228,17 @@ class Graph:
         """Take out a node that nothing reads."""
         self.dag.remove_node(node_id)
         self._alike.discard(self._nodes.pop(node_id))
+
+    def restore(self) -> None:
+        """Undo what rules did, in this graph alone."""
+        assert self.lifted is not None
+        self.dag.clear()
+        self._nodes.clear()
+        self._alike = Alike()
+        for node in self.lifted.nodes:
+            self.put(node)
+        self.inputs, self.outputs = self.lifted.inputs, self.lifted.outputs
+        self.rewritten = False
 
     def prune(self) -> None:
         """Take out the calls that no output depends on; inputs stay."""

@@ -110,6 +110,10 @@ FRAMES_A_CALL = 2
 CHANGED_BY_ANY_CALL = {"_called", "_parent_path", "_path", "built", "_build_shapes_dict"}
 
 
+# The models there refuse strings when they are called, and do no more.
+TASKS = "keras_hub.src.utils.pipeline_model"
+
+
 def is_graph_class(cls: type[Any]) -> bool:
     """Whether running a model of the class is running its graph: `call` is not overridden."""
     return (
@@ -118,7 +122,7 @@ def is_graph_class(cls: type[Any]) -> bool:
             (issubclass(cls, keras.Sequential) and cls.call is keras.Sequential.call)
             or (issubclass(cls, Functional) and cls.call is Functional.call)
         )
-        and cls.__call__ is keras.Layer.__call__
+        and (cls.__call__ is keras.Layer.__call__ or cls.__call__.__module__.startswith(TASKS))
     )
 
 
@@ -189,9 +193,19 @@ def arguments(call: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
         given = keras.tree.flatten(kwargs["mask"])
         if all(one is other for one, other in zip(given, keras.tree.flatten(own), strict=False)):
             del kwargs["mask"]
-    if not kwargs.get("training") and not takes_training(type(call.operation).call):
+    takes = takes_training(type(call.operation).call) and not is_strict(call.operation)
+    if not kwargs.get("training") and not takes:
         kwargs.pop("training", None)  # Layer.__call__ takes it from any caller, other ways do not
     return args, kwargs
+
+
+def is_strict(operation: keras.Operation) -> bool:
+    """Whether a class says itself what its outputs are, and does not take `training` for that:
+    Keras can't call it with that on symbolic tensors.
+    """
+    infer = type(operation).compute_output_spec
+    own = infer is not keras.Layer.compute_output_spec and is_users(type(operation))
+    return own and not takes_training(infer)
 
 
 @functools.lru_cache(maxsize=256)  # bounded: a program may define classes without end

@@ -83,9 +83,8 @@ def lift(
     except WrongShapeError:
         # What follows has wrong shapes too, and can be run, but not rebuilt otherwise.
         return lifter.frozen(model, "shapes of the model are wrong")
-    if any(nested.trace is not None for _, nested in walk(graph)):
-        inline_models(graph)
-        remember(graph)
+    inline_models(graph)
+    remember(graph)
     return graph
 
 

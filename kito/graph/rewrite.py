@@ -19,12 +19,13 @@ import numpy as np
 
 from kito.definition import Decline, Match, Result, Rule
 from kito.errors import RuleError
+from kito.graph.copying import can_copy
 from kito.graph.guards import check_match, check_result
 from kito.graph.hazards import check_hazards
 from kito.graph.inference import infer_outputs
 from kito.graph.ir import Graph, Node, Ref, walk
 from kito.graph.kept import EXPECTED_TO_GO, unexplained
-from kito.graph.keras_internals import Functional
+from kito.graph.keras_internals import Functional, is_graph_class
 from kito.graph.layer import Call, Layer, Output
 from kito.graph.site import Site
 from kito.report import Applied, Declined, Report
@@ -158,16 +159,19 @@ class _Rewriter:
                 self.visit(graph, graph[node_id])
 
     def undo_idle(self) -> None:
-        """Forget the rewrites inside layers and models with a class of their own, if none of them
-        is a reason to lose that class: they are copied as they were.
+        """Take back the rewrites inside layers and models with a class of their own, if none of
+        them is a reason to lose that class: they are copied as they were.
         """
         for graph in self.graphs:
-            if type(graph.source) in (Functional, keras.Sequential) and graph.trace is None:
+            if not self.keeps_class(graph):
                 continue
             inside = {id(nested) for _, nested in walk(graph)}
             if any(done.rule.opens and done.graphs & inside for done in self.applied):
                 continue
             undone = [done for done in self.applied if done.graphs <= inside]
+            source = graph.source if graph.trace is None else graph.trace.source
+            if not undone or not can_copy(source):
+                continue
             self.applied = [done for done in self.applied if not done.graphs <= inside]
             reason = f"this alone is no reason to take {graph.name} apart, as it has its own class"
             self.report.declined.extend(
@@ -176,7 +180,15 @@ class _Rewriter:
                 if done.classes & EXPECTED_TO_GO
             )
             for _, nested in walk(graph):
-                nested.rewritten = False
+                nested.restore()
+
+    def keeps_class(self, graph: Graph) -> bool:
+        """Whether the result has something of the same class in the place of the graph, if nothing
+        is rewritten in it.
+        """
+        if graph is self.graphs[0]:
+            return is_graph_class(type(graph.source)) and not _is_plain(graph)
+        return graph.trace is not None or not _is_plain(graph)
 
     def enqueue(self, graph: Graph, node_id: int) -> None:
         if (id(graph), node_id) not in self.queued:
@@ -493,6 +505,10 @@ class _Rewriter:
             if layer not in named and layer not in old:
                 named[layer] = replace(layer, name=unique(candidates(layer.name)))
         return tuple(named.get(layer, layer) for layer in site.layers)
+
+
+def _is_plain(graph: Graph) -> bool:
+    return type(graph.source) in (Functional, keras.Sequential)
 
 
 def _with_classes(reason: str, match: Match) -> str:

@@ -20,9 +20,8 @@ import numpy as np
 from kito.graph.keras_internals import (
     Functional,
     calls_in_order,
-    is_users,
+    is_strict,
     sublayers,
-    takes_training,
     untouched,
 )
 from kito.graph.layer import to_numpy
@@ -85,8 +84,11 @@ def inferred_once(layer: keras.Layer, known: Outputs) -> Iterator[None]:
     ]
     for part in parts:
         vars(part)["compute_output_spec"] = partial(_outputs, known, part)
-    # Keras itself can't call these with `training` on symbolic tensors.
-    strict = [part for part in sublayers(layer)[1:] if _is_strict(part)]
+    strict = [
+        part
+        for part in sublayers(layer)[1:]
+        if is_strict(part) and "compute_output_spec" not in vars(part)
+    ]
     for part in strict:
         vars(part)["compute_output_spec"] = partial(_without_training, part.compute_output_spec)
     try:
@@ -94,13 +96,6 @@ def inferred_once(layer: keras.Layer, known: Outputs) -> Iterator[None]:
     finally:
         for part in [*parts, *strict]:
             del vars(part)["compute_output_spec"]
-
-
-def _is_strict(layer: keras.Layer) -> bool:
-    """Whether a class says itself what its outputs are, and does not take `training` for that."""
-    infer = type(layer).compute_output_spec
-    own = infer is not keras.Layer.compute_output_spec and is_users(type(layer))
-    return own and not takes_training(infer) and "compute_output_spec" not in vars(layer)
 
 
 def _without_training(infer: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:

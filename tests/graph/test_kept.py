@@ -1,13 +1,16 @@
 """What stays without a word of a rule, and what stands around it; what a model costs."""
 
 import keras
+import numpy as np
 import pytest
 from keras import layers
 from keras.layers import BatchNormalization, Conv2D, Dense
 
 import kito
 from kito import Report, explain, optimize
-from kito.testing import randomize
+from kito.graph.keras_internals import sublayers
+from kito.graph.layer import to_numpy
+from kito.testing import check_equivalent, randomize
 from tests.folds import FOLDS
 
 IMAGE = (8, 8, 4)
@@ -58,12 +61,19 @@ def test_what_is_taken_back_is_said():
     """A model with a class of its own loses that only for a rewrite which is worth it."""
 
     class Net(keras.Model):
+        def __init__(self):
+            inputs = keras.Input(IMAGE)
+            x = layers.ReLU(name="relu")(Conv2D(4, 3, name="conv")(inputs))
+            super().__init__(inputs, BatchNormalization(name="bn")(x), name="net")
+
         def get_config(self):
             return {}
 
-    inputs = keras.Input(IMAGE)
-    x = layers.ReLU(name="relu")(Conv2D(4, 3, name="conv")(inputs))
-    model = Net(inputs, BatchNormalization(name="bn")(x), name="net")
+        @classmethod
+        def from_config(cls, config):
+            return cls()
+
+    model = Net()
     rules = ["linear_activation", "lone_batchnorm"]
     report = explain(model, rules)
     assert not report.applied
@@ -71,6 +81,64 @@ def test_what_is_taken_back_is_said():
     assert (declined.rule, declined.layers) == ("lone_batchnorm", ("bn",))
     assert declined.reason.startswith("this alone is no reason to take net apart")
     assert len(explain(keras.Model(model.inputs, model.outputs), rules).applied) == 2
+
+
+class Written(keras.Model):
+    def __init__(self):
+        super().__init__(name="written")
+        self.conv = Conv2D(4, 3, activation="relu", name="conv")
+        self.bn = BatchNormalization(name="bn")
+
+    def call(self, x):
+        return self.bn(self.conv(x))
+
+
+class Uncopied(layers.Layer):
+    """A layer that only its author can make."""
+
+    def __init__(self, size):
+        super().__init__(name="uncopied")
+        self.size = size
+        self.bn = BatchNormalization(name="bn")
+
+    def call(self, x):
+        return keras.ops.relu(self.bn(x))
+
+
+def test_what_loses_its_class_anyway_is_rewritten():
+    written = Written()
+    data = np.random.default_rng(0).normal(size=(2, *IMAGE)).astype("float32")
+    written(data)
+    inputs = keras.Input(IMAGE)
+    for model in (written, keras.Model(inputs, Uncopied(2)(inputs))):
+        report = Report()
+        fast = optimize(randomize(model), [*FOLDS, "lone_batchnorm"], report=report)
+        assert report.folded == {"lone_batchnorm": 1}
+        assert not any(isinstance(part, BatchNormalization) for part in sublayers(fast))
+        expected, answer = (to_numpy(each(data, training=False)) for each in (model, fast))
+        np.testing.assert_allclose(answer, expected, rtol=0, atol=1e-5)
+
+
+class Kept(Uncopied):
+    """One that Keras makes again, but then it lacks what somebody added."""
+
+    def __init__(self, size=2, **options):
+        super().__init__(size)
+
+    def get_config(self):
+        return {"size": self.size}
+
+
+def test_what_is_taken_back_is_not_in_the_result():
+    inputs = keras.Input(IMAGE)
+    block = Kept()
+    model = randomize(keras.Model(inputs, block(inputs)))
+    block.factor = 2.0
+    report = Report()
+    fast = optimize(model, [*FOLDS, "lone_batchnorm"], report=report)
+    assert not report.applied
+    assert sum(isinstance(part, BatchNormalization) for part in sublayers(fast)) == 1
+    check_equivalent(model, fast)
 
 
 def test_nothing_is_said_of_what_was_not_asked_for():

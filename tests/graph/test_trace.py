@@ -1302,6 +1302,57 @@ def test_lays_open_a_lambda_that_can_be_loaded(tmp_path):
     check_equivalent(fast, saved_and_loaded(fast, tmp_path))
 
 
+@keras.saving.register_keras_serializable("test_trace")
+class TensorBlock(Block):
+    """Gives `reshape` a size that is a tensor: an operation that Keras can't write to a file."""
+
+    def call(self, x):
+        y = super().call(x)
+        size = ops.convert_to_tensor(y.shape[-1])
+        return ops.reshape(y, (-1, *y.shape[1:-1], size))
+
+
+@keras.saving.register_keras_serializable("test_trace")
+class Around(OfUnits):
+    def made(self, inputs, units):
+        x = BatchNormalization(name="bn")(Conv2D(units, 3, padding="same")(inputs))
+        return TensorBlock(units, name="block")(x)
+
+
+def test_what_holds_a_block_that_can_not_be_laid_open_is_rewritten_all_the_same(tmp_path):
+    model = randomize(Around(4))
+    report = kito.Report()
+    fast = kito.optimize(model, FOLDS, report=report)
+    assert report.folded == {"conv_batchnorm": 1}
+    assert "Keras can load the TensorBlock, but not the Reshape inside it" in report.notes[0]
+    check_equivalent(model, saved_and_loaded(fast, tmp_path))
+
+
+@keras.saving.register_keras_serializable("test_trace")
+class Strict(Block):
+    def compute_output_spec(self, x):
+        return keras.KerasTensor((*x.shape[:-1], self.filters), x.dtype)
+
+
+class Holder(keras.Model):
+    def __init__(self):
+        super().__init__()
+        self.block, self.conv, self.bn = Strict(name="strict"), Conv2D(2, 1), BatchNormalization()
+
+    def call(self, x, training=None):
+        return self.bn(self.conv(self.block(x, training=training)), training=training)
+
+
+def test_a_layer_that_says_what_it_returns_without_training_is_copied():
+    model = Holder()
+    data = np.random.default_rng(0).normal(size=(2, *SHAPE)).astype("float32")
+    model(data)
+    fast = kito.optimize(randomize(model), ["identities"])
+    assert type(fast.get_layer("strict")) is Strict
+    expected, answer = (to_numpy(each(data, training=False)) for each in (model, fast))
+    np.testing.assert_allclose(answer, expected, rtol=0, atol=1e-5)
+
+
 def test_lays_open_what_can_not_be_loaded_if_nobody_will():
     model = around(SwishBlock(name="block"))
     fast = kito.optimize(randomize(model), FOLDS, savable=False)
