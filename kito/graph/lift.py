@@ -44,6 +44,7 @@ from kito.graph.keras_internals import (
 )
 from kito.graph.layer import Layer
 from kito.graph.record import UntraceableError
+from kito.graph.resize import common, fit_sequentials
 from kito.graph.trace import (
     Outputs,
     is_composite,
@@ -133,6 +134,25 @@ def _is_path(given: object) -> bool:
     return isinstance(given, str | os.PathLike)
 
 
+# The layers that were looked into, and what became of them.
+Tried = dict[Layer, Layer | None]
+
+
+def _to_look_at_again(resized: set[Graph], seen: set[Graph], tried: Tried) -> list[Graph]:
+    """The graphs in which composites were traced for sizes that are others by now; these are whole
+    again.
+    """
+    inside = {node.layer for each in resized for node in each}
+    for whole, traced in list(tried.items()):
+        if traced in inside:
+            put_back(seen, traced, whole)
+            del tried[whole]
+    again = {node.layer for each in resized for node in each} - tried.keys()
+    graphs = [each for each in seen if any(node.layer in again for node in each)]
+    seen.difference_update(graphs)
+    return graphs
+
+
 class _Lifter:
     """Remembers what was lifted, so that a shared layer stays one layer."""
 
@@ -209,9 +229,10 @@ class _Lifter:
         """
         traces: set[int] = set()
         seen: set[Graph] = set()
-        tried: dict[Layer, Layer | None] = {}  # and what became of them
+        tried: Tried = {}
         new = [graph]
         while new:
+            new += _to_look_at_again(fit_sequentials(graph) & seen, seen, tried)
             sites: dict[Layer, list[tuple[Graph, Node]]] = {}
             for nested in (nested for each in new for _, nested in walk(each)):
                 if nested in seen:
@@ -432,20 +453,15 @@ def _general(*calls: Trace) -> Trace | None:
     kinds = {exactly(keras.tree.map_structure(_of_any_size, each)) for each in structures}
     if len(kinds) > 1:
         return None
-    args, kwargs, outputs = keras.tree.map_structure(_common, *structures)
+    args, kwargs, outputs = keras.tree.map_structure(
+        lambda leaf, *others: common(leaf, *others) if isinstance(leaf, Tensor) else leaf,
+        *structures,
+    )
     return Trace(calls[0].source, args, kwargs, outputs, calls=calls)
 
 
 def _of_any_size(leaf: Any) -> Any:
     return replace(leaf, shape=(None,) * len(leaf.shape)) if isinstance(leaf, Tensor) else leaf
-
-
-def _common(leaf: Any, *others: Any) -> Any:
-    """A tensor with the sizes that all have, and None for the others."""
-    if not isinstance(leaf, Tensor):
-        return leaf
-    sizes = zip(leaf.shape, *(other.shape for other in others), strict=True)
-    return replace(leaf, shape=tuple(each[0] if len({*each}) == 1 else None for each in sizes))
 
 
 def _takes(traced: Layer, call: Trace) -> bool:

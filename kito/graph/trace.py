@@ -77,10 +77,8 @@ def inferred_once(layer: keras.Layer, known: Outputs) -> Iterator[None]:
     parts = [
         part
         for part in sublayers(layer)[1:]
-        if is_written_in_python(part)
-        and "compute_output_spec" not in vars(part)
-        and type(part).compute_output_spec is keras.Layer.compute_output_spec
-        and type(part).compute_output_shape is keras.Layer.compute_output_shape
+        if "compute_output_spec" not in vars(part)
+        and (_runs_on_any_size(part) or (is_written_in_python(part) and not _infers(part)))
     ]
     for part in parts:
         vars(part)["compute_output_spec"] = partial(_outputs, known, part)
@@ -96,6 +94,22 @@ def inferred_once(layer: keras.Layer, known: Outputs) -> Iterator[None]:
     finally:
         for part in [*parts, *strict]:
             del vars(part)["compute_output_spec"]
+
+
+def _runs_on_any_size(layer: keras.Layer) -> bool:
+    """Whether Keras runs a layer on any size, but infers what it returns only of that for which it
+    was built.
+    """
+    return type(layer) is keras.Sequential and layer.built
+
+
+def _infers(layer: keras.Layer) -> bool:
+    """Whether a class says itself what it returns."""
+    cls = type(layer)
+    return (
+        cls.compute_output_spec is not keras.Layer.compute_output_spec
+        or cls.compute_output_shape is not keras.Layer.compute_output_shape
+    )
 
 
 def _without_training(infer: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
