@@ -96,11 +96,18 @@ def optimize(
             lower(graph, precision)
         graph.verify()
         try:
-            return codegen(graph, report)
+            fast = codegen(graph, report)
         except KitoError:
             raise
         except Exception as error:  # Keras does not build what a rule asked for
             raise GraphError(f"{type(error).__name__}: {first_line(error)}") from error
+        _, parameters = report.size["parameters"]
+        if (more := fast.count_params() - parameters) > 0:
+            report.notes.append(
+                f"the result has {more:,} parameters more than its layers: weights that a layer and "
+                "a model with a class of its own have in common, it has twice"
+            )
+        return fast
 
     known: list[verification.Expected] = []  # finding the rewrite that is wrong takes many checks
 

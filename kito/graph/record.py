@@ -27,6 +27,7 @@ from kito.graph.keras_internals import (
     calls_in_order,
     structures,
 )
+from kito.graph.tensorflow_functions import tensorflow_as_keras
 
 # A batch size of which no other number in a model is a multiple.
 BATCH_SIZE = 7919
@@ -120,7 +121,7 @@ def _recorded(layer: keras.Layer, args: Any, kwargs: Any) -> Functional:
     args, kwargs = keras.tree.map_structure(symbolic, (args, kwargs))
     if "training" in inspect.signature(layer.call).parameters:
         kwargs = {**kwargs, "training": False}
-    with at_inference(layer):
+    with at_inference(layer), tensorflow_as_keras():
         outputs = layer.call(*args, **kwargs)
     if not all(isinstance(leaf, keras.KerasTensor) for leaf in keras.tree.flatten(outputs)):
         raise UntraceableError("its call returns something that is not a tensor")

@@ -27,7 +27,7 @@ from kito.graph.keras_internals import (
 from kito.graph.layer import to_numpy
 from kito.graph.record import UntraceableError, only_untraceable, record
 
-ONLY_KERAS = "; kito looks inside a call that uses layers and keras.ops alone"
+ONLY_KERAS = "; kito looks inside a call that uses layers and keras.ops, or what they replace"
 UNLESS_HELD = "which kito can't take over unless a layer holds it"
 # Larger ones are no constants that people write, and a model is saved with them as text.
 LARGEST_CONSTANT = 2**16

@@ -697,7 +697,7 @@ def test_declines_a_block_that_leaves_keras():
     assert not report.applied
     note = report.notes[0]
     assert "its call fails on symbolic tensors, which have no values (ValueError: " in note
-    assert note.endswith("kito looks inside a call that uses layers and keras.ops alone")
+    assert "kito looks inside a call that uses layers and keras.ops" in note
 
 
 def test_an_error_is_what_the_innermost_layer_said():
