@@ -101,11 +101,11 @@ def optimize(
             raise
         except Exception as error:  # Keras does not build what a rule asked for
             raise GraphError(f"{type(error).__name__}: {first_line(error)}") from error
-        _, parameters = report.size["parameters"]
-        if (more := fast.count_params() - parameters) > 0:
+        gained = sum(each.parameters for each in report.applied)
+        if (more := fast.count_params() - model.count_params() - gained) > 0:
             report.notes.append(
-                f"the result has {more:,} parameters more than its layers: weights that a layer and "
-                "a model with a class of its own have in common, it has twice"
+                f"the result has {more:,} parameters more: weights that a layer and a model with a "
+                "class of its own have in common, it has twice"
             )
         return fast
 

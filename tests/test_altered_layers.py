@@ -380,6 +380,34 @@ def test_a_layer_that_a_composite_holds_too_is_that_of_its_copy(first, tmp_path)
         check_equivalent(fast, keras.saving.load_model(tmp_path / "fast.keras"))
 
 
+def test_what_is_doubled_is_said():
+    """A model with a class of its own is copied whole, as it may save what its layers can't."""
+
+    class Backbone(keras.Model):
+        def __init__(self, **options):
+            inputs = keras.Input((6,), dtype="int32")
+            tokens = layers.Embedding(50, 8, name="tokens")
+            super().__init__(inputs, layers.LayerNormalization()(tokens(inputs)), **options)
+            self.tokens = tokens
+
+        def get_config(self):
+            return {"name": self.name}
+
+        @classmethod
+        def from_config(cls, config):
+            return cls(**config)
+
+    backbone = Backbone(name="backbone")
+    inputs = keras.Input((6,), dtype="int32")
+    x = layers.Concatenate()([backbone(inputs), backbone.tokens(inputs)])
+    model = randomize(keras.Model(inputs, BatchNormalization()(Dense(4)(x))))
+    report = kito.Report()
+    fast = kito.optimize(model, FOLDS, report=report)
+    check_equivalent(model, fast)
+    assert fast.count_params() == model.count_params() - 4 * 4 + 50 * 8
+    assert any("the result has 400 parameters more" in note for note in report.notes)
+
+
 def test_a_layer_of_two_sequentials_stays_one():
     shared = Dense(8)
     inputs = keras.Input((8,))

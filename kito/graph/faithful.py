@@ -18,9 +18,10 @@ from kito.graph.layer import Layer, to_numpy
 from kito.graph.record import UntraceableError, only_untraceable, with_sizes
 from kito.samples import draw
 
-# What each dimension that is not known is, in two runs. In a model five poolings by two must fit.
-SIZES_OF_A_LAYER = (32, 40)
-SIZES_OF_A_MODEL = (64, 96)
+# What each dimension that is not known is, in two runs; the next where that is too large, as for a
+# table of positions. In a model five poolings by two must fit.
+SIZES_OF_A_LAYER = ((32, 8), (40, 12))
+SIZES_OF_A_MODEL = ((64, 16, 8), (96, 24, 12))
 # By how much one input of a call may be larger than another, of which size that is tried, and with
 # how many inputs.
 SCALES = (1, 2, 4)
@@ -47,23 +48,51 @@ def check_faithful(graph: Graph, *, opened: Opened) -> None:
     sizes = SIZES_OF_A_MODEL if isinstance(source, keras.Model) else SIZES_OF_A_LAYER
     rng = np.random.default_rng(0)
     with only_untraceable(), untouched(source), uncompiled():
-        for batch, size in zip((2, 1), sizes, strict=True) if dynamic else ((2, 1),):
-            sized = with_sizes(leaves, batch=batch, others=size, scales=trace.scales)
-            data = [_data(rng, leaf) for leaf in sized]
-            given = [
-                each for leaf, each in zip(leaves, data, strict=True) if isinstance(leaf, Tensor)
-            ]
-            args, kwargs = keras.tree.pack_sequence_as((trace.args, trace.kwargs), data)
-            # Whatever the call assigns to variables is forgotten.
-            with keras.StatelessScope(), remembered(_leaves(graph, opened)):
-                outputs = source(*args, **{**kwargs, "training": False})
-                recorded = evaluate(graph, given, opened)
-            keras.tree.assert_same_structure(outputs, recorded)
-            flat = keras.tree.flatten(outputs)
-            for one, other in zip(flat, keras.tree.flatten(recorded), strict=True):
-                _check_same(to_numpy(one), to_numpy(other))
-            for one, spec in zip(flat, trace.outputs, strict=False):
-                check_shape(tuple(one.shape), spec)
+        for batch, tried in zip((2, 1), sizes, strict=True) if dynamic else ((2, (1,)),):
+            for size in tried:
+                sized = with_sizes(leaves, batch=batch, others=size, scales=trace.scales)
+                try:
+                    _check_on([_data(rng, leaf) for leaf in sized], graph, opened)
+                    break
+                except _DoesNotRunError as error:
+                    if size == tried[-1]:
+                        raise error.reason from error
+
+
+def _check_on(data: list[Any], graph: Graph, opened: Opened) -> None:
+    """Whether a trace computes what its layer does of data for the leaves of its arguments.
+
+    Raises:
+        UntraceableError: it does not.
+        _DoesNotRunError: the layer does not run on these.
+        Exception: whatever the trace raises.
+    """
+    trace = graph.trace
+    assert trace is not None
+    leaves = keras.tree.flatten((trace.args, trace.kwargs))
+    given = [each for leaf, each in zip(leaves, data, strict=True) if isinstance(leaf, Tensor)]
+    args, kwargs = keras.tree.pack_sequence_as((trace.args, trace.kwargs), data)
+    # Whatever the call assigns to variables is forgotten.
+    with keras.StatelessScope(), remembered(_leaves(graph, opened)):
+        try:
+            outputs = trace.source(*args, **{**kwargs, "training": False})
+        except Exception as error:
+            raise _DoesNotRunError(error) from error
+        recorded = evaluate(graph, given, opened)
+    keras.tree.assert_same_structure(outputs, recorded)
+    flat = keras.tree.flatten(outputs)
+    for one, other in zip(flat, keras.tree.flatten(recorded), strict=True):
+        _check_same(to_numpy(one), to_numpy(other))
+    for one, spec in zip(flat, trace.outputs, strict=False):
+        check_shape(tuple(one.shape), spec)
+
+
+class _DoesNotRunError(Exception):
+    """A layer does not take data of some size."""
+
+    def __init__(self, reason: Exception) -> None:
+        super().__init__(str(reason))
+        self.reason = reason
 
 
 def scales(trace: Trace) -> tuple[int, ...]:

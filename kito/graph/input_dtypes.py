@@ -147,7 +147,7 @@ def _answers(
 ) -> list[np.ndarray]:
     """What the model answers to zeros and a number, in this dtype or in those of the inputs."""
     rng = np.random.default_rng(0)
-    sized = with_sizes(inputs, batch=2, others=SIZES_OF_A_MODEL[0])
+    sized = with_sizes(inputs, batch=2, others=SIZES_OF_A_MODEL[0][0])
 
     def data(leaf: Tensor) -> Any:
         array = number * rng.integers(0, 2, [size or 1 for size in leaf.shape])

@@ -229,8 +229,9 @@ def number_of_calls(operation: keras.Operation) -> int:
     return len(operation._inbound_nodes)
 
 
-# What Keras itself sets on each layer or compiled model, though its class has a method so named.
-KEPT_ON_THE_OBJECT = {"build", "loss", "quantize"}
+# What Keras itself sets on each layer or compiled model, though its class has a method of that
+# name; and what traces set for their time.
+KEPT_ON_THE_OBJECT = {"build", "loss", "quantize", "compute_output_spec"}
 
 
 def shell(operation: keras.Operation) -> keras.Operation:

@@ -579,6 +579,37 @@ def test_a_layer_inside_runs_once_on_the_same_data(size):
     assert ran == [(2, size or 32, size or 32, 3), (1, size or 40, size or 40, 3)]
 
 
+class Positions(layers.Layer):
+    """Adds what a table has for each place, of which there are few."""
+
+    def build(self, shape):
+        self.table = self.add_weight(shape=(20, shape[-1]), name="table")
+
+    def call(self, x):
+        return x + self.table[: ops.shape(x)[1]]
+
+
+class ShortText(keras.Model):
+    def __init__(self):
+        super().__init__()
+        self.positions = Positions()
+        self.conv, self.bn = layers.Conv1D(4, 3), BatchNormalization()
+
+    def call(self, x):
+        return self.bn(self.conv(self.positions(x)))
+
+
+def test_a_model_that_takes_few_words_only():
+    model = ShortText()
+    data = np.random.default_rng(0).normal(size=(2, 20, 3)).astype("float32")
+    model(data)
+    report = kito.Report()
+    fast = kito.optimize(randomize(model), FOLDS, report=report)
+    assert report.folded == {"conv_batchnorm": 1}
+    expected, answer = (to_numpy(each(data, training=False)) for each in (model, fast))
+    np.testing.assert_allclose(answer, expected, rtol=0, atol=1e-5)
+
+
 def test_what_no_rule_applies_in_is_not_run():
     """To find out whether a trace is right costs more than to record it."""
     ran = []
