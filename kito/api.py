@@ -14,6 +14,7 @@ from kito.definition import Rule
 from kito.errors import GraphError, InputError, KitoError, first_line
 from kito.faults import build_right
 from kito.forward import EVALUATING, PREDICTING, own_methods
+from kito.graph.borders import laid_open_in_vain
 from kito.graph.change import Recorder
 from kito.graph.codegen import codegen, copy_compile_state
 from kito.graph.doubt import unfaithful
@@ -175,18 +176,21 @@ def rewritten(
     """
     course = Course() if course is None else course
     whole = {} if whole is None else whole
+    closed: set[keras.Layer] = set()
     for opens in [*[anchors(rules)] * ROUNDS, frozenset()]:
         attempt = Report()
         with doing("reading the model"):
-            graph = lift(model, opens, attempt, whole)
+            graph = lift(model, opens, attempt, whole, closed)
         recorder = Recorder(graph)
         course.made.clear()
         with doing("rewriting it"):
             rewrite(graph, rules, attempt, course)
-            found = unfaithful(graph, savable)
-        if not found:
+            in_vain = laid_open_in_vain(graph, attempt.applied, rules)
+            found = {} if in_vain else unfaithful(graph, savable)
+        if not (found or in_vain):
             break
         whole |= found
+        closed |= in_vain
     report.add(attempt)
     report.change = recorder.change()
     return graph

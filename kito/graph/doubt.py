@@ -57,10 +57,20 @@ def unfaithful(graph: Graph, savable: bool = True) -> dict[keras.Layer, Untracea
     found: dict[keras.Layer, UntraceableError] = {}
     unloadable: dict[keras.Layer, UntraceableError] = {}
     believed: set[Graph] = set()
-    for _, nested in walk(graph):
+    doubtful = [nested for _, nested in walk(graph) if nested in rewritten]
+    # What was laid open in a layer that is copied is in the copy.
+    copied = [nested for _, nested in walk(graph) if nested.trace and nested not in rewritten]
+    doubtful += [
+        opened.record
+        for _, nested in walk(graph)
+        if nested not in copied
+        for opened in nested.laid_open
+    ]
+    if not (graph in doubtful or graph.frozen or is_graph_class(type(graph.source))):
+        doubtful.append(graph)  # it loses its class
+    for nested in doubtful:
         source = nested.source if nested.trace is None else nested.trace.source
-        loses_class = nested is graph and not graph.frozen and not is_graph_class(type(source))
-        if type(source) in CONTAINERS or not (loses_class or nested in rewritten):
+        if type(source) in CONTAINERS:
             continue
         if savable:
             try:

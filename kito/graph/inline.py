@@ -6,8 +6,9 @@ composite of which the calls take the place has none that anybody could ask for.
 
 from __future__ import annotations
 
+import itertools
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from typing import Any
 
@@ -26,34 +27,49 @@ def inline_models(graph: Graph) -> None:
         graph: that of the whole model.
     """
     nested = [each for _, each in walk(graph)]
-    calls = Counter(node.layer for each in nested for node in each)
+    is_alone = alone(nested)
+    for each in nested:
+        while each.trace is not None and (
+            found := [
+                node
+                for node in each
+                if node.layer.cls in (Functional, keras.Sequential)
+                and is_seamless(each, node)
+                and is_alone(node.layer)
+            ]
+        ):
+            for node in found:
+                inline(each, each[node.id])  # it may read one that is laid open by now
+
+
+def alone(graphs: list[Graph]) -> Callable[[Layer], bool]:
+    """What tells whether nobody else calls a layer, or a layer inside it.
+
+    Args:
+        graphs: all of the whole model.
+    """
+    calls = Counter(node.layer for each in graphs for node in each)
     holders = Counter(layer.graph for layer in calls if layer.graph is not None)
 
     def is_alone(layer: Layer) -> bool:
-        """Whether nobody else calls the model, or a layer inside it."""
         inside = layer.graph
         if inside is None or calls[layer] > 1 or holders[inside] > 1:
             return False
         own = Counter(node.layer for node in inside)
         return all(calls[each] == count for each, count in own.items())
 
-    for each in nested:
-        while each.trace is not None and (
-            found := [node for node in each if _is_plain(each, node) and is_alone(node.layer)]
-        ):
-            for node in found:
-                _inline(each, each[node.id])  # it may read one that is laid open by now
+    return is_alone
 
 
-def _is_plain(graph: Graph, node: Node) -> bool:
-    """Whether a call of a model is no more than the calls inside it: nothing is cast, and no mask
-    begins there that the calls around it would see then.
+def is_seamless(graph: Graph, node: Node) -> bool:
+    """Whether a call is no more than the calls inside it: nothing is cast, and no mask begins there
+    that the calls around it would see then.
     """
     inside = node.layer.graph
-    if node.layer.cls not in (Functional, keras.Sequential) or inside is None:
+    if inside is None:
         return False
     masks = inside.masked or any(each.masked for call in inside for each in call.outputs)
-    if masks or inside.training or inside.trace is not None:
+    if masks or inside.training:
         return False
     given = [graph.tensor(ref) for ref in node.refs]
     taken = [inside.tensor(ref) for ref in keras.tree.flatten(inside.inputs)]
@@ -66,13 +82,21 @@ def _is_plain(graph: Graph, node: Node) -> bool:
     )
 
 
-def _inline(graph: Graph, node: Node) -> None:
+def inline(graph: Graph, node: Node) -> dict[str, str]:
+    """Put the calls inside a model or composite in the place of its call.
+
+    What computes its output, if that is one, gets its name: an output of a model is called so.
+
+    Returns:
+        The names that its layers have in the graph, by those that they had.
+    """
     inside = node.layer.graph
     assert inside is not None
     places: dict[Ref, Ref] = dict(zip(keras.tree.flatten(inside.inputs), node.refs, strict=True))
     # A Sequential is built for what it is called on first.
     same = all(inside.tensor(old) == graph.tensor(new) for old, new in places.items())
-    names = {each.layer.name for each in graph}
+    names = {each.layer.name for each in graph if each is not node}
+    last = {ref.node for ref in inside.output_refs} if len(inside.output_refs) == 1 else set()
     layers: dict[Layer, Layer] = {}
 
     def placed(leaf: Any) -> Any:
@@ -82,7 +106,10 @@ def _inline(graph: Graph, node: Node) -> None:
         if Ref(call.id) in places:
             continue
         if call.layer not in layers:
-            name = next(each for each in _names(node, call) if each not in names)
+            wanted = _names(node, call)
+            if call.id in last:
+                wanted = itertools.chain([node.layer.name], wanted)
+            name = next(each for each in wanted if each not in names)
             names.add(name)
             layers[call.layer] = replace(call.layer, name=name)
         args, kwargs = keras.tree.map_structure(placed, (call.args, call.kwargs))
@@ -101,6 +128,7 @@ def _inline(graph: Graph, node: Node) -> None:
         lambda leaf: moved.get(leaf, leaf) if isinstance(leaf, Ref) else leaf, graph.outputs
     )
     graph.remove(node.id)
+    return {old.name: new.name for old, new in layers.items()}
 
 
 def _names(model: Node, call: Node) -> Iterator[str]:

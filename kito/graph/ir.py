@@ -128,6 +128,19 @@ def exactly(value: Any) -> str:
 
 
 @dataclass(frozen=True)
+class LaidOpen:
+    """A composite of which the calls stand in the graph around it.
+
+    Attributes:
+        record: the graph that it had.
+        names: what its layers are called in the graph around it.
+    """
+
+    record: Graph
+    names: frozenset[str]
+
+
+@dataclass(frozen=True)
 class Calls:
     """The calls of a graph at one time, in an order in which they can be computed."""
 
@@ -153,6 +166,7 @@ class Graph:
         training: whether a call of it has training=True.
         trace: how it was recorded, if it is the record of the calls of a layer or model that is
             written in Python.
+        laid_open: the composites of which the calls stand here, in the place of theirs.
         lifted: its calls before any rule was applied.
         dag: the `networkx.MultiDiGraph` of the numbers of the nodes. A multigraph, for
             `Add()([x, x])` has two equal edges.
@@ -170,6 +184,7 @@ class Graph:
         self.masked = False
         self.training = False
         self.trace: Trace | None = None
+        self.laid_open: list[LaidOpen] = []
         self.lifted: Calls | None = None
         self.dag = nx.MultiDiGraph()
         self._nodes: dict[int, Node] = {}

@@ -10,7 +10,7 @@ from __future__ import annotations
 import contextlib
 import inspect
 import os
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from types import MappingProxyType
@@ -19,6 +19,7 @@ from typing import Any
 import keras
 
 from kito.errors import InputError
+from kito.graph.borders import NORMALIZATION, lay_open, may_fold_behind
 from kito.graph.copying import can_copy
 from kito.graph.doubt import check_alone
 from kito.graph.faithful import WrongShapeError, check_shape
@@ -61,6 +62,7 @@ def lift(
     anchors: frozenset[type] = frozenset(),
     report: Report | None = None,
     whole: Mapping[keras.Layer, UntraceableError] = MappingProxyType({}),
+    closed: Collection[keras.Layer] = (),
 ) -> Graph:
     """Copy the structure of a model out of Keras; weights are not read.
 
@@ -69,6 +71,7 @@ def lift(
             one of these are traced.
         report: is told which layers stay whole, and why.
         whole: those that are known not to be what their traces are.
+        closed: those of which the border is no hindrance, see `lay_open`.
 
     Raises:
         InputError: the object is not a Keras 3 model, or it is not built.
@@ -86,6 +89,8 @@ def lift(
         return lifter.frozen(model, "shapes of the model are wrong")
     inline_models(graph)
     remember(graph)
+    if lay_open(graph, closed):
+        remember(graph)
     return graph
 
 
@@ -257,7 +262,7 @@ class _Lifter:
             new = []
             for layer, calls in sites.items():
                 inside = any(id(nested) in traces for nested, _ in calls)
-                if not self.is_traceable(layer, inside):
+                if not self.is_traceable(layer, inside, calls):
                     continue
                 try:
                     traced = self.traced(layer, calls)
@@ -273,11 +278,13 @@ class _Lifter:
                 for nested, node in calls:
                     nested.put(replace(node, layer=traced))
 
-    def is_traceable(self, layer: Layer, inside: bool) -> bool:
-        """Whether to try: a rule could match inside, or the layer around it was traced and nobody
-        can copy this one out of that.
+    def is_traceable(self, layer: Layer, inside: bool, calls: list[tuple[Graph, Node]]) -> bool:
+        """Whether to try: a rule could match inside, or across the border, or the layer around it
+        was traced and nobody can copy this one out of that.
         """
         if is_composite(layer.source, self._anchors):
+            return True
+        if NORMALIZATION in self._anchors and any(may_fold_behind(*call) for call in calls):
             return True
         return inside and is_written_in_python(layer.source) and not can_copy(layer.source)
 

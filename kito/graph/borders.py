@@ -1,0 +1,220 @@
+"""Composites laid open where something folds across their border.
+
+A rule matches calls of one graph. Most composites hold a convolution with its normalization, and
+are rewritten inside. But some hold the one and not the other, or a branch each of an addition that
+becomes one convolution: the calls of those are put beside what they belong to.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Sequence
+from dataclasses import replace
+from typing import Any
+
+import keras
+from keras import layers
+
+from kito.definition import Rule
+from kito.graph.inline import alone, inline, is_seamless
+from kito.graph.ir import Graph, LaidOpen, Node, Ref, walk
+from kito.graph.keras_internals import AddOperation, sublayers
+from kito.graph.trace import is_written_in_python
+from kito.report import Applied
+
+LINEAR = (
+    layers.Conv1D,
+    layers.Conv1DTranspose,
+    layers.Conv2D,
+    layers.Conv2DTranspose,
+    layers.Conv3D,
+    layers.Conv3DTranspose,
+    layers.Dense,
+    layers.DepthwiseConv1D,
+    layers.DepthwiseConv2D,
+    layers.EinsumDense,
+    layers.SeparableConv1D,
+    layers.SeparableConv2D,
+)
+NORMALIZATION = layers.BatchNormalization
+ADDITIONS = (layers.Add, AddOperation)
+PADDINGS = (layers.ZeroPadding1D, layers.ZeroPadding2D, layers.ZeroPadding3D)
+
+
+def lay_open(root: Graph, closed: Collection[Any] = ()) -> bool:
+    """Put the calls inside some composites in the place of theirs; whether there are any.
+
+    Args:
+        root: that of the whole model. The graphs get to know what was laid open in them: whether
+            these traces are right is to be checked all the same.
+        closed: the composites that are not.
+    """
+    found = False
+    while _lay_open_one(root, closed):
+        found = True
+    return found
+
+
+def _lay_open_one(root: Graph, closed: Collection[Any]) -> bool:
+    graphs = [graph for _, graph in walk(root)]
+    is_alone = alone(graphs)
+    for graph in graphs:
+        belonging = [
+            node
+            for node in graph
+            if _is_composite(node)
+            and node.layer.source not in closed
+            and is_seamless(graph, node)
+            and is_alone(node.layer)
+        ]
+        for node in belonging:
+            if _folds_before(graph, node) or _folds_behind(graph, node) or _is_branch(graph, node):
+                _lay_open(graph, node)
+                return True
+    return False
+
+
+def _lay_open(graph: Graph, node: Node) -> None:
+    inside = node.layer.graph
+    assert inside is not None
+    named = inline(graph, node)
+    names = frozenset(named.values())
+    around = [
+        replace(each, names=each.names | names) if node.layer.name in each.names else each
+        for each in graph.laid_open
+    ]
+    within = [
+        replace(each, names=frozenset(named[name] for name in each.names if name in named))
+        for each in inside.laid_open
+    ]
+    graph.laid_open = [*around, LaidOpen(inside, names), *within]
+
+
+def laid_open_in_vain(root: Graph, applied: Sequence[Applied], rules: Sequence[Rule]) -> set[Any]:
+    """The composites of which the border was no hindrance: no rule that is a reason to open them
+    took layers from both sides.
+
+    Args:
+        applied: the rewrites that were made.
+        rules: those that were used.
+    """
+    reasons = {rule.name for rule in rules if rule.opens}
+    rewrites = [each for each in applied if each.rule in reasons]
+    return {
+        opened.record.trace.source
+        for path, graph in walk(root)
+        for opened in graph.laid_open
+        if opened.record.trace is not None
+        and not any(
+            each.path == path and opened.names & {*each.layers} and {*each.layers} - opened.names
+            for each in rewrites
+        )
+    }
+
+
+def may_fold_behind(graph: Graph, node: Node) -> bool:
+    """Whether a layer that nobody has looked into holds a linear one, and what reads its output a
+    normalization.
+    """
+    readers = graph.readers(node.id)
+    return (
+        is_written_in_python(node.layer.source)
+        and _holds(node.layer.source, LINEAR)
+        and len(readers) == 1
+        and _holds(readers[0].layer.source, NORMALIZATION)
+    )
+
+
+def _holds(operation: keras.Operation, kinds: Any) -> bool:
+    parts = sublayers(operation) if isinstance(operation, keras.Layer) else ()
+    return any(issubclass(type(part), kinds) for part in parts)
+
+
+def _is_composite(node: Node) -> bool:
+    return node.layer.graph is not None and node.layer.graph.trace is not None
+
+
+def _folds_before(graph: Graph, node: Node) -> bool:
+    """Whether a composite begins with a normalization of what a linear layer computes."""
+    inside = node.layer.graph
+    assert inside is not None
+    pairs = zip(keras.tree.flatten(inside.inputs), node.refs, strict=True)
+    return any(
+        _kinds(map(_first, inside.readers(inner.node))) == [NORMALIZATION]
+        and _reads_once(graph, outer)
+        and _is_linear(_last(graph.producer(outer)))
+        for inner, outer in pairs
+    )
+
+
+def _folds_behind(graph: Graph, node: Node) -> bool:
+    """Whether a composite ends with a linear layer, of which a normalization reads the output."""
+    return (
+        _is_linear(_last(node))
+        and _reads_once(graph, Ref(node.id))
+        and _kinds(map(_first, graph.readers(node.id))) == [NORMALIZATION]
+    )
+
+
+def _is_branch(graph: Graph, node: Node) -> bool:
+    """Whether a composite is a branch of an addition, and another reads the same tensor."""
+    given = _read_by_branch(graph, node)
+    return given is not None and any(
+        _read_by_branch(graph, summand) == given
+        for reader in graph.readers(node.id)
+        if reader.layer.cls in ADDITIONS
+        for summand in map(graph.producer, reader.refs)
+        if summand is not node
+    )
+
+
+def _read_by_branch(graph: Graph, node: Node) -> Ref | None:
+    """The tensor of which a call gives a linear function: a convolution of it, a normalization, or
+    both, also inside a composite.
+    """
+    if _is_composite(node):
+        inside = node.layer.graph
+        assert inside is not None
+        inputs, outputs = keras.tree.flatten(inside.inputs), inside.output_refs
+        one = len(inputs) == len(outputs) == 1
+        last = inside.producer(outputs[0])
+        return node.refs[0] if one and _read_by_branch(inside, last) == inputs[0] else None
+    if node.layer.cls is NORMALIZATION and len(graph.consumers(node.refs[0].node)) == 1:
+        before = _read_by_branch(graph, graph.producer(node.refs[0]))
+        return node.refs[0] if before is None else before
+    if node.layer.cls is NORMALIZATION:
+        return node.refs[0]
+    if _is_linear(node):
+        padding = graph.producer(node.refs[0])
+        return (padding if padding.layer.cls in PADDINGS else node).refs[0]
+    return None
+
+
+def _is_linear(node: Node) -> bool:
+    return issubclass(node.layer.cls, LINEAR) and node.layer.config["activation"] == "linear"
+
+
+def _last(node: Node) -> Node:
+    """The call that computes what a call gives, inside a composite that gives one tensor."""
+    inside = node.layer.graph
+    if not _is_composite(node) or inside is None or len(inside.output_refs) != 1:
+        return node
+    return _last(inside.producer(inside.output_refs[0]))
+
+
+def _first(node: Node) -> Node:
+    """The call that reads what a call gets, inside a composite that gets one tensor."""
+    inside = node.layer.graph
+    if not _is_composite(node) or inside is None:
+        return node
+    readers = [
+        each for ref in keras.tree.flatten(inside.inputs) for each in inside.readers(ref.node)
+    ]
+    return _first(readers[0]) if len(readers) == 1 else node
+
+
+def _reads_once(graph: Graph, ref: Ref) -> bool:
+    return len(graph.consumers(ref.node)) == 1 and ref.node not in graph.output_ids
+
+
+def _kinds(nodes: Iterable[Node]) -> list[type]:
+    return [node.layer.cls for node in nodes]
