@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import keras
@@ -40,8 +41,18 @@ NORMALIZATION_RULES = (
 # is enough, unless a layer's `call` makes other composites each time.
 ROUNDS = 4
 
-# The layers that stay whole, and why.
-Whole = dict[keras.Layer, UntraceableError]
+
+@dataclass
+class Known:
+    """What runs of a model find out for those after them.
+
+    Attributes:
+        whole: the layers that a trace can't stand for, and why.
+        closed: the composites of which the border is no hindrance.
+    """
+
+    whole: dict[keras.Layer, UntraceableError] = field(default_factory=dict)
+    closed: set[keras.Layer] = field(default_factory=set)
 
 
 def optimize(
@@ -89,10 +100,10 @@ def optimize(
     """
     report = Report() if report is None else report
     selected = plugins.select(rules, target)
-    whole: Whole = {}
+    known = Known()
 
     def attempt(rules: Sequence[Rule], report: Report, course: Course) -> keras.Model:
-        graph = rewritten(model, rules, report, course, whole, savable)
+        graph = rewritten(model, rules, report, course, known, savable)
         if precision is not None:
             lower(graph, precision)
         graph.verify()
@@ -110,14 +121,14 @@ def optimize(
             )
         return fast
 
-    known: list[verification.Expected] = []  # finding the rewrite that is wrong takes many checks
+    right: list[verification.Expected] = []  # finding the rewrite that is wrong takes many checks
 
     def check(fast: keras.Model, report: Report) -> str | None:
         if verify is False:
             return None
-        if not known:
-            known.append(verification.expected(model, fast, None if verify is True else verify))
-        report.verification = verification.verified(known[0], fast)
+        if not right:
+            right.append(verification.expected(model, fast, None if verify is True else verify))
+        report.verification = verification.verified(right[0], fast)
         return None if report.verification.passed else str(report.verification)
 
     def build(rules: Sequence[Rule], report: Report) -> keras.Model:
@@ -164,33 +175,34 @@ def rewritten(
     rules: Sequence[Rule],
     report: Report,
     course: Course | None = None,
-    whole: Whole | None = None,
+    known: Known | None = None,
     savable: bool = True,
 ) -> Graph:
     """The graph of the model after its rewrites, which the report then has, see `rewrite`.
 
     Args:
-        whole: is filled with the layers that a trace can't stand for, so that another run of the
-            same model knows.
+        known: is added to.
         savable: see `optimize`.
     """
     course = Course() if course is None else course
-    whole = {} if whole is None else whole
-    closed: set[keras.Layer] = set()
-    for opens in [*[anchors(rules)] * ROUNDS, frozenset()]:
+    known = Known() if known is None else known
+    rounds = 0
+    while True:
+        opens = anchors(rules) if rounds < ROUNDS else frozenset()
         attempt = Report()
         with doing("reading the model"):
-            graph = lift(model, opens, attempt, whole, closed)
+            graph = lift(model, opens, attempt, known.whole, known.closed)
         recorder = Recorder(graph)
         course.made.clear()
         with doing("rewriting it"):
             rewrite(graph, rules, attempt, course)
-            in_vain = laid_open_in_vain(graph, attempt.applied, rules)
+            in_vain = laid_open_in_vain(graph, attempt.applied, rules) if course.is_free else set()
             found = {} if in_vain else unfaithful(graph, savable)
-        if not (found or in_vain):
+        if found.keys() <= known.whole.keys() and in_vain <= known.closed:
             break
-        whole |= found
-        closed |= in_vain
+        known.whole |= found
+        known.closed |= in_vain
+        rounds += bool(found)
     report.add(attempt)
     report.change = recorder.change()
     return graph

@@ -49,28 +49,31 @@ def lay_open(root: Graph, closed: Collection[Any] = ()) -> bool:
         closed: the composites that are not.
     """
     found = False
-    while _lay_open_one(root, closed):
+    while _lay_open_some(root, closed):  # those that become visible are next
         found = True
     return found
 
 
-def _lay_open_one(root: Graph, closed: Collection[Any]) -> bool:
+def _lay_open_some(root: Graph, closed: Collection[Any]) -> bool:
     graphs = [graph for _, graph in walk(root)]
     is_alone = alone(graphs)
+    found = False
     for graph in graphs:
-        belonging = [
-            node
-            for node in graph
-            if _is_composite(node)
-            and node.layer.source not in closed
-            and is_seamless(graph, node)
-            and is_alone(node.layer)
-        ]
-        for node in belonging:
-            if _folds_before(graph, node) or _folds_behind(graph, node) or _is_branch(graph, node):
+        for node_id in [node.id for node in graph if _is_composite(node)]:
+            node = graph[node_id]
+            if (
+                node.layer.source not in closed
+                and is_seamless(graph, node)
+                and is_alone(node.layer)
+                and (
+                    _folds_before(graph, node)
+                    or _folds_behind(graph, node)
+                    or _is_branch(graph, node)
+                )
+            ):
                 _lay_open(graph, node)
-                return True
-    return False
+                found = True
+    return found
 
 
 def _lay_open(graph: Graph, node: Node) -> None:

@@ -61,6 +61,11 @@ class Course:
     made: list[Rewrite] = field(default_factory=list)
 
     @property
+    def is_free(self) -> bool:
+        """Whether all rewrites are made that rules ask for."""
+        return self.most is None and not self.dropped
+
+    @property
     def is_over(self) -> bool:
         """Whether no more rewrites are made."""
         return self.most is not None and len(self.made) >= self.most
