@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -114,7 +115,7 @@ def optimize(
         except Exception as error:  # Keras does not build what a rule asked for
             raise GraphError(f"{type(error).__name__}: {first_line(error)}") from error
         gained = sum(each.parameters for each in report.applied)
-        if (more := fast.count_params() - model.count_params() - gained) > 0:
+        if (more := _parameters(fast) - _parameters(model) - gained) > 0:
             report.notes.append(
                 f"the result has {more:,} parameters more: weights that a layer and a model with a "
                 "class of its own have in common, it has twice"
@@ -153,6 +154,10 @@ def optimize(
             f"{type(model).__name__}: its `predict` gives what a call of the model gives"
         )
     return fast
+
+
+def _parameters(model: keras.Model) -> int:
+    return sum(math.prod(weight.shape) for weight in model.weights)
 
 
 def explain(

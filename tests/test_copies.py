@@ -7,7 +7,7 @@ from functools import partial
 import keras
 import numpy as np
 import pytest
-from keras import layers
+from keras import layers, ops
 from keras.layers import BatchNormalization, Conv2D, Dense
 
 import kito
@@ -290,7 +290,7 @@ def scaling(factor):
 
 def adding(table):
     def scaled(x):
-        return x + table
+        return ops.add(x, table)
 
     return scaled
 
@@ -300,8 +300,21 @@ OTHER = LARGE.copy()
 OTHER[20, 20] = 1.0
 
 
+def picking(columns):
+    def scaled(x):
+        return ops.stack([x[..., column] for column in columns], axis=-1)
+
+    return scaled
+
+
 @pytest.mark.parametrize(
-    ("registered", "used"), [(scaling(2.0), scaling(3.0)), (adding(LARGE), adding(OTHER))]
+    ("registered", "used"),
+    [
+        (scaling(2.0), scaling(3.0)),
+        (adding(LARGE), adding(OTHER)),
+        (picking({1}), picking({2})),
+        (picking(range(2)), picking(range(3))),
+    ],
 )
 def test_functions_of_the_same_code_differ_in_what_they_hold(registered, used):
     with keras.saving.custom_object_scope({"scaled": registered}):

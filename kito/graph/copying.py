@@ -8,12 +8,17 @@ from __future__ import annotations
 
 import contextlib
 import json
+import re
 import tempfile
 import warnings
 from collections.abc import Iterator
 from dataclasses import is_dataclass
+from datetime import date, time, timedelta
+from decimal import Decimal
 from enum import Enum
+from fractions import Fraction
 from functools import partial
+from types import CodeType, MethodType
 from types import FunctionType as Function
 from typing import Any
 
@@ -34,7 +39,10 @@ from kito.graph.keras_internals import (
 from kito.graph.layer import to_numpy
 
 # What is compared by its value.
-PLAIN = (bool, int, float, complex, str, bytes, np.generic, type(None), Enum, type)
+PLAIN = (
+    *(bool, int, float, complex, str, bytes, type(None), type, Enum, np.generic, CodeType),
+    *(set, frozenset, range, slice, date, time, timedelta, re.Pattern, Decimal, Fraction),
+)
 SETTINGS = (bool, int, float, str, type(None))
 # What says where a layer stands, and not what it does.
 NOT_SETTINGS = {"_name", "name", "_path", "_parent_path", "_called", "_lock", "_trainable", "built"}
@@ -294,19 +302,24 @@ def _equal(one: Any, other: Any, depth: int = LEVELS) -> bool:
         return False
     if isinstance(one, np.ndarray) or keras.ops.is_tensor(one):
         return np.array_equal(to_numpy(one), to_numpy(other))
-    if isinstance(one, Function):
-        return one is other or (
-            one.__code__ == other.__code__ and _all_equal(_captured(one), _captured(other), depth)
-        )
-    if isinstance(one, partial):
-        parts = ((each.func, each.args, each.keywords) for each in (one, other))
-        first, second = parts
-        return _all_equal(first, second, depth)
+    if isinstance(one, Function | MethodType | partial):
+        same = depth > 0 and _all_equal(_made_of(one), _made_of(other), depth - 1)
+        return one is other or same
     if isinstance(one, PLAIN) or is_dataclass(one):
         return bool(one == other)
     # What Keras tracks in a layer is compared where that is.
     users = is_users(type(one)) and not isinstance(one, keras.Operation)
     return not users or depth == 0 or _same_object(one, other, depth - 1)
+
+
+def _made_of(function: Any) -> tuple[Any, ...]:
+    """What says what a function does: its code, and the values that it took along."""
+    if isinstance(function, partial):
+        return function.func, function.args, function.keywords
+    if isinstance(function, MethodType):
+        return function.__func__, function.__self__
+    cells = [cell.cell_contents for cell in function.__closure__ or ()]
+    return function.__code__, cells, function.__defaults__, function.__kwdefaults__
 
 
 def _same_object(one: Any, other: Any, depth: int) -> bool:
@@ -325,12 +338,6 @@ def _all_equal(one: Any, other: Any, depth: int) -> bool:
     return len(leaves) == len(others) and all(
         _equal(a, b, depth) for a, b in zip(leaves, others, strict=True)
     )
-
-
-def _captured(function: Function) -> tuple[Any, ...]:
-    """The values that a function took along when it was defined."""
-    cells = [cell.cell_contents for cell in function.__closure__ or ()]
-    return cells, function.__defaults__, function.__kwdefaults__
 
 
 def _overrides(layer: keras.Layer, method: str) -> bool:

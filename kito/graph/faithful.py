@@ -16,6 +16,7 @@ from kito.graph.ir import Calls, Graph, Node, Ref, Tensor, Trace
 from kito.graph.keras_internals import takes_training, untouched
 from kito.graph.layer import Layer, to_numpy
 from kito.graph.record import UntraceableError, only_untraceable, with_sizes
+from kito.graph.tensorflow_functions import uncompiled
 from kito.samples import draw
 
 # What each dimension that is not known is, in two runs; the next where that is too large, as for a
@@ -196,26 +197,6 @@ def lifted(graph: Graph) -> Calls:
     """The calls of a graph before any rule was applied, of a model in which something is traced."""
     assert graph.lifted is not None
     return graph.lifted
-
-
-@contextlib.contextmanager
-def uncompiled() -> Iterator[None]:
-    """Let TensorFlow run functions as they are written.
-
-    Keras has it compile each grouped convolution, which for one call takes much longer than the
-    convolution.
-    """
-    if keras.backend.backend() != "tensorflow":
-        yield
-        return
-    import tensorflow as tf  # noqa: PLC0415 (Keras may run on another backend)
-
-    before = tf.config.functions_run_eagerly()
-    tf.config.run_functions_eagerly(True)
-    try:
-        yield
-    finally:
-        tf.config.run_functions_eagerly(before)
 
 
 @contextlib.contextmanager

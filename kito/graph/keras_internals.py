@@ -538,7 +538,8 @@ def _not_assigned(layer: keras.Layer) -> Iterator[None]:
             f"the call of {layer.name} assigns to {variable.path}: the next need not be the same"
         )
 
-    variables = layer.variables
+    # Keras lists the state of a SeedGenerator twice where two layers hold that.
+    variables = {id(variable): variable for variable in layer.variables}.values()
     before = [vars(variable).get("assign") for variable in variables]
     for variable in variables:
         vars(variable)["assign"] = functools.partial(refuse, variable, variable.assign)
@@ -561,6 +562,18 @@ def _was_built_by_the_call(
     shapes of its outputs.
     """
     return cls.__module__.startswith("keras.src.") and not before["built"] and now["built"]
+
+
+@contextlib.contextmanager
+def numpy_defers() -> Iterator[None]:
+    """Let `np.sqrt(2.0) * x` be a product of Keras for a symbolic `x`: numpy would ask for its
+    values.
+    """
+    keras.KerasTensor.__array_ufunc__ = None
+    try:
+        yield
+    finally:
+        del keras.KerasTensor.__array_ufunc__
 
 
 @contextlib.contextmanager

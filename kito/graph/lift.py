@@ -44,7 +44,7 @@ from kito.graph.keras_internals import (
     sublayers,
 )
 from kito.graph.layer import Layer
-from kito.graph.record import UntraceableError
+from kito.graph.record import UntraceableError, with_plain_sizes
 from kito.graph.resize import common, fit_sequentials
 from kito.graph.trace import (
     Outputs,
@@ -195,7 +195,8 @@ class _Lifter:
                 refs[id(tensor)] = Ref(node_id, index)
             args, kwargs = keras.tree.map_structure(to_ref, arguments(call))
             outputs = tuple(_tensor(tensor) for tensor in call.outputs)
-            node = Node(node_id, self.layer(call.operation), args, kwargs, outputs)
+            layer = self.layer(with_plain_sizes(call.operation))
+            node = Node(node_id, layer, args, kwargs, outputs)
             graph.put(node)
             _mark_call(graph, node)
         inputs, outputs = structures(model)
@@ -237,7 +238,9 @@ class _Lifter:
         tried: Tried = {}
         new = [graph]
         while new:
-            new += _to_look_at_again(fit_sequentials(graph) & seen, seen, tried)
+            resized, unknown = fit_sequentials(graph)
+            new += _to_look_at_again(resized & seen, seen, tried)
+            self.keep_callers_whole(graph, unknown, seen, tried)
             sites: dict[Layer, list[tuple[Graph, Node]]] = {}
             for nested in (nested for each in new for _, nested in walk(each)):
                 if nested in seen:
@@ -288,6 +291,25 @@ class _Lifter:
             return True
         return inside and is_written_in_python(layer.source) and not can_copy(layer.source)
 
+    def keep_callers_whole(
+        self, root: Graph, models: set[Graph], seen: set[Graph], tried: Tried
+    ) -> None:
+        """Let composites be whole that call a Sequential on sizes that can't be one for all calls.
+
+        Raises:
+            WrongShapeError: the model itself does.
+        """
+        reason = "it calls a Sequential on sizes of which Keras can't infer what that returns"
+        for whole, traced in list(tried.items()):
+            inside = traced.graph if traced is not None else None
+            if inside is not None and any(node.layer.graph in models for node in inside):
+                assert traced is not None
+                put_back(seen, traced, whole)
+                tried[whole] = None
+                self.keep_whole(whole, reason)
+        if self._anchors and any(node.layer.graph in models for node in root):
+            raise WrongShapeError(reason)
+
     def keep_whole(self, layer: Layer, reason: str) -> None:
         self._report.notes.append(f"{layer.name} ({layer.cls.__name__}) is kept whole: {reason}")
 
@@ -332,7 +354,7 @@ class _Lifter:
             InputError: it can't be traced, or its inputs are not known, or are more than one
                 argument.
         """
-        reasons = []
+        reasons: list[str] = []
         for inputs in _inputs_of(model):
             try:
                 graph = self.recorded(model, inputs)
@@ -341,11 +363,15 @@ class _Lifter:
                 known = with_integers(graph, inputs, self.inside)
                 for better in (_of_any_length(known), known) if known != inputs else ():
                     with contextlib.suppress(UntraceableError):
-                        return self.checked(self.recorded(model, better))
+                        self.note_sizes(
+                            found := self.checked(self.recorded(model, better)), reasons
+                        )
+                        return found
                 self.checked(graph)
             except UntraceableError as error:
                 reasons.append(str(error))
                 continue
+            self.note_sizes(graph, reasons)
             if not answers_integers_alike(model, inputs):
                 dtypes = dict.fromkeys(leaf.dtype for leaf in keras.tree.flatten(inputs))
                 self._report.notes.append(
@@ -358,6 +384,15 @@ class _Lifter:
             f"layers, and its `call` can't be traced: {reasons[-1]}. Rebuild it with the "
             "functional API, or optimize the models inside it."
         )
+
+    def note_sizes(self, graph: Graph, reasons: list[str]) -> None:
+        """Say that the result takes no other sizes than the model was built for, if that is so."""
+        shapes = [graph.tensor(ref).shape[1:] for ref in keras.tree.flatten(graph.inputs)]
+        if reasons and any(shape[:-1] for shape in shapes) and None not in sum(shapes, ()):
+            self._report.notes.append(
+                f"{graph.name} was built for inputs of {', '.join(map(str, shapes))}, and the "
+                f"result takes no others: made for any, {reasons[0]}"
+            )
 
     def inside(self, graph: Graph, node: Node) -> Graph | None:
         """What a layer calls: known, or found out for once."""
@@ -376,7 +411,10 @@ class _Lifter:
         """
         with trace(model, (inputs,), {}, self._outputs) as function:
             graph = self.graph(function, model.name)
-        graph.trace = Trace(model, (inputs,), {})
+        built = _as_built(model, inputs)
+        graph.trace = Trace(
+            model, (inputs,), {}, calls=() if built == inputs else (Trace(model, (built,), {}),)
+        )
         graph.trainable = model.trainable
         graph.source = model
         return graph
@@ -503,8 +541,9 @@ def _inputs_of(model: keras.Model) -> Iterator[Any]:
     if shapes is None and len(required) == 1:
         raise InputError(
             f"Keras has not kept the shapes of the inputs of the subclassed model '{model.name}', "
-            "for it could not build it from them: call it on data before anything else, or "
-            "rebuild it with the functional API"
+            "for it could not trace its `call` to build it: rebuild it with the functional API, or "
+            "optimize the models inside it. If it was called on symbolic tensors first, call it on "
+            "data instead"
         )
     if shapes is None or len(required) != 1:
         raise InputError(
@@ -525,6 +564,18 @@ def _inputs_of(model: keras.Model) -> Iterator[Any]:
             # Of several inputs, which are integers would be a guess.
             if dtype != INTEGER or (isinstance(inputs, Tensor) and not takes_floats(model, inputs)):
                 yield inputs
+
+
+def _as_built(model: keras.Model, inputs: Any) -> Any:
+    """The inputs of a subclassed model, of the sizes for which Keras built it."""
+    if isinstance(model, Functional):
+        return inputs
+    shapes = keras.tree.map_shape_structure(
+        lambda shape: Tensor((None, *shape[1:]), ""), model.get_build_config()["input_shape"]
+    )
+    return keras.tree.map_structure(
+        lambda leaf, built: replace(leaf, shape=built.shape), inputs, plain(shapes)
+    )
 
 
 def _name_inputs(graph: Graph, model: keras.Model) -> None:

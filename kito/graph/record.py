@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import inspect
 import itertools
+import math
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from typing import Any
@@ -25,12 +26,16 @@ from kito.graph.keras_internals import (
     arguments,
     at_inference,
     calls_in_order,
+    numpy_defers,
     structures,
 )
-from kito.graph.tensorflow_functions import tensorflow_as_keras
+from kito.graph.layer import to_numpy
+from kito.graph.tensorflow_functions import tensorflow_as_keras, uncompiled
 
 # A batch size of which no other number in a model is a multiple.
 BATCH_SIZE = 7919
+# Of so many numbers in a tensor, each may be made of it.
+FEW = 16
 IN_A_RESHAPE = "computes with the batch size, which kito can replace in a reshape only"
 
 
@@ -64,7 +69,7 @@ def record(layer: keras.Layer, args: Any, kwargs: Any) -> Functional:
     """
     try:
         function = _recorded(layer, args, kwargs)
-        _check_sizes(function)
+        check_reshapes(function)
     except Exception:
         function = _of_any_batch_size(layer, args, kwargs)
     return function
@@ -121,7 +126,7 @@ def _recorded(layer: keras.Layer, args: Any, kwargs: Any) -> Functional:
     args, kwargs = keras.tree.map_structure(symbolic, (args, kwargs))
     if "training" in inspect.signature(layer.call).parameters:
         kwargs = {**kwargs, "training": False}
-    with at_inference(layer), tensorflow_as_keras():
+    with at_inference(layer), tensorflow_as_keras(), uncompiled(), numpy_defers():
         outputs = layer.call(*args, **kwargs)
     if not all(isinstance(leaf, keras.KerasTensor) for leaf in keras.tree.flatten(outputs)):
         raise UntraceableError("its call returns something that is not a tensor")
@@ -178,6 +183,21 @@ def _operation_of_any_batch_size(operation: keras.Operation) -> keras.Operation:
     raise UntraceableError(f"{operation.name} {IN_A_RESHAPE}")
 
 
+def with_plain_sizes(operation: keras.Operation) -> keras.Operation:
+    """A reshape to sizes that numpy or the backend computed, with numbers for them: others Keras
+    can't save.
+    """
+    sizes = operation.newshape if isinstance(operation, ReshapeOperation) else ()
+    if not isinstance(sizes, (tuple, list)) or all(isinstance(size, int) for size in sizes):
+        return operation
+    try:
+        numbered = ReshapeOperation(tuple(map(int, sizes)))
+    except (TypeError, ValueError):
+        return operation
+    numbered.name = operation.name
+    return numbered
+
+
 def _holds_batch_size(value: Any) -> bool:
     if isinstance(value, (tuple, list)):
         return any(map(_holds_batch_size, value))
@@ -186,11 +206,20 @@ def _holds_batch_size(value: Any) -> bool:
     held = isinstance(value, np.ndarray) or (
         keras.ops.is_tensor(value) and not isinstance(value, keras.KerasTensor)
     )
-    return held and _holds_batch_size(tuple(value.shape))
+    if not held:
+        return False
+    if _holds_batch_size(tuple(value.shape)):
+        return True
+    few = to_numpy(value) if math.prod(value.shape) <= FEW else np.zeros(0)
+    return few.dtype.kind in "iuf" and _holds_batch_size(few.ravel().tolist())
 
 
-def _check_sizes(function: Functional) -> None:
-    """Keras records a reshape to sizes that are not known, but can't compute it."""
+def check_reshapes(function: Functional) -> None:
+    """Keras records a reshape to sizes that are not known, but can't compute it.
+
+    Raises:
+        UntraceableError: there is one.
+    """
     for call in calls_in_order(function):
         for value in (
             () if isinstance(call.operation, keras.Layer) else vars(call.operation).values()

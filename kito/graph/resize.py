@@ -18,11 +18,11 @@ from kito.graph.layer import Layer
 Tensors = list[Tensor]
 
 
-def fit_sequentials(root: Graph) -> set[Graph]:
+def fit_sequentials(root: Graph) -> tuple[set[Graph], set[Graph]]:
     """Let the sizes of Sequential models that differ from those of their calls be unknown.
 
     Returns:
-        The graphs that were changed.
+        The graphs that were changed, and those of which Keras can't infer sizes then.
     """
     changed: set[Graph] = set()
     failed: set[Graph] = set()
@@ -35,7 +35,7 @@ def fit_sequentials(root: Graph) -> set[Graph]:
             for node in nodes:
                 graph.put(node)
             changed.add(graph)
-    return changed
+    return changed, failed
 
 
 def common(*tensors: Tensor) -> Tensor:
@@ -52,10 +52,12 @@ def _calls(root: Graph) -> dict[Graph, Tensors]:
     for _, graph in walk(root):
         for node in graph:
             inside = node.layer.graph
-            if node.layer.cls is not keras.Sequential or inside is None:
+            if inside is None or not inside.sequential:
                 continue
             taken = wrong.get(inside) or _inputs(inside)
             given = [graph.tensor(ref) for ref in node.refs]
+            if node.layer.cls is keras.layers.TimeDistributed:
+                given = [replace(each, shape=(each.shape[0], *each.shape[2:])) for each in given]
             if [len(each.shape) for each in taken] != [len(each.shape) for each in given]:
                 continue
             general = list(map(common, taken, given))

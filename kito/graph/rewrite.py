@@ -173,9 +173,10 @@ class _Rewriter:
             inside = {id(nested) for _, nested in walk(graph)}
             if any(done.rule.opens and done.graphs & inside for done in self.applied):
                 continue
-            undone = [done for done in self.applied if done.graphs <= inside]
+            undone = [done for done in self.applied if done.graphs & inside]
+            across = any(not done.graphs <= inside for done in undone)  # with calls elsewhere
             source = graph.source if graph.trace is None else graph.trace.source
-            if not undone or not can_copy(source):
+            if not undone or across or not can_copy(source):
                 continue
             self.applied = [done for done in self.applied if not done.graphs <= inside]
             reason = f"this alone is no reason to take {graph.name} apart, as it has its own class"
@@ -186,6 +187,9 @@ class _Rewriter:
             )
             for _, nested in walk(graph):
                 nested.restore()
+            self.declined = {
+                key: said for key, said in self.declined.items() if key[0] not in inside
+            }
 
     def keeps_class(self, graph: Graph) -> bool:
         """Whether the result has something of the same class in the place of the graph, if nothing

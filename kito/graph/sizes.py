@@ -37,12 +37,15 @@ from kito.graph.record import (
 )
 from kito.graph.trace import Outputs, inferred_once
 
-# With which sizes a call is recorded again that is to work with any; data have those in between.
-OTHER_SIZES = (1, 1024)
+# With which sizes a call is recorded again that is to work with any; data have those in between. At
+# an odd one, what was halved and doubled is smaller; some take none.
+SMALLEST, ODD, LARGE = 1, 1023, 1024
 # Sizes that differ from axis to axis, and from tensor to tensor too.
 UNEQUAL_SIZE, UNEQUAL = 1024, ((32, 0), (32, 8))
 # Of the numbers that are compared with. Each one more takes the time of a record.
 MOST = 16
+# By what inputs are larger than the tensors inside, of which a size may be compared with a number.
+STEPS = (2, 4, 8, 16, 32)
 
 
 def check_sizes(trace: Trace, known: Outputs) -> None:
@@ -58,7 +61,9 @@ def check_sizes(trace: Trace, known: Outputs) -> None:
     layer = trace.source
     shapes = [leaf.shape for leaf in keras.tree.flatten(given) if isinstance(leaf, Tensor)]
     compared = sorted(_compared(layer))[:MOST]
-    sizes = (*OTHER_SIZES, *compared) if any(None in shape[1:] for shape in shapes) else ()
+    larger = [step * number for step in STEPS for number in compared][:MOST]
+    dynamic = any(None in shape[1:] for shape in shapes)
+    sizes = (SMALLEST, ODD, *compared, *larger) if dynamic else ()
     # Of one and two it is run.
     batches = [size for size in compared if size > 2] if (None,) in {s[:1] for s in shapes} else ()
     held = set(map(id, sublayers(layer)))
@@ -78,7 +83,10 @@ def check_sizes(trace: Trace, known: Outputs) -> None:
             if outline((call.args, call.kwargs)) != expected:
                 raise UntraceableError("its call does otherwise with tensors of another size")
         for size in dict.fromkeys(sizes):
-            if outline(others=size) not in (None, expected):
+            found = outline(others=size)
+            if found is None and size == ODD:
+                found = outline(others=LARGE)
+            if found not in (None, expected):
                 raise UntraceableError(f"its call does otherwise where a size is {size}")
         steps = UNEQUAL[: len(shapes)] if sizes else ()  # one tensor differs from no other
         unequal: list[dict[str, Any]] = [{"steps": each} for each in steps]

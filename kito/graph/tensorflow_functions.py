@@ -20,19 +20,87 @@ from keras import ops
 
 Function = Callable[..., Any]
 
+OPERATORS = [
+    f"__{reflected}{name}__"
+    for name in ("add", "sub", "mul", "truediv", "pow")
+    for reflected in ("", "r")
+]
+
 _is_recording = ContextVar("is_recording", default=False)
 
 
 @contextlib.contextmanager
 def tensorflow_as_keras() -> Iterator[None]:
     """Let functions of TensorFlow take symbolic tensors, where Keras runs on it."""
-    if keras.backend.backend() == "tensorflow":
-        _register()
+    if keras.backend.backend() != "tensorflow":
+        yield
+        return
+    _register()
     token = _is_recording.set(True)
+    shape = keras.KerasTensor.shape
+    keras.KerasTensor.shape = property(lambda tensor: _Shape(shape.fget(tensor)), shape.fset)
+    keras.KerasTensor.get_shape = lambda tensor: tensor.shape
+    operators = {name: getattr(keras.KerasTensor, name) for name in OPERATORS}
+    for name, operator in operators.items():
+        setattr(keras.KerasTensor, name, _with_numbers(operator))
     try:
         yield
     finally:
+        for name, operator in operators.items():
+            setattr(keras.KerasTensor, name, operator)
+        del keras.KerasTensor.get_shape
+        keras.KerasTensor.shape = shape
         _is_recording.reset(token)
+
+
+def _with_numbers(operator: Function) -> Function:
+    """An operator for which what numpy computed has the dtype of the tensor, as in TensorFlow."""
+
+    def operate(tensor: keras.KerasTensor, other: Any) -> Any:
+        if isinstance(other, np.generic):
+            other = other.item()
+        elif isinstance(other, np.ndarray) and tensor.dtype in ("float16", "float32", "float64"):
+            other = other.astype(tensor.dtype)
+        return operator(tensor, other)
+
+    return operate
+
+
+class _Shape(tuple[int | None, ...]):
+    """A shape that has what those of TensorFlow have."""
+
+    def __getitem__(self, index: Any) -> Any:
+        part = super().__getitem__(index)
+        return _Shape(part) if isinstance(index, slice) else part
+
+    def as_list(self) -> list[int | None]:
+        return list(self)
+
+    @property
+    def rank(self) -> int:
+        return len(self)
+
+    ndims = rank
+
+
+@contextlib.contextmanager
+def uncompiled() -> Iterator[None]:
+    """Let TensorFlow run functions as they are written.
+
+    Keras has it compile each grouped convolution, which for one call takes much longer than the
+    convolution.
+    """
+    if keras.backend.backend() != "tensorflow":
+        yield
+        return
+    import tensorflow as tf  # noqa: PLC0415 (Keras may run on another backend)
+
+    before = tf.config.functions_run_eagerly()
+    tf.config.run_functions_eagerly(True)
+    try:
+        yield
+    finally:
+        tf.config.run_functions_eagerly(before)
 
 
 @functools.cache
@@ -53,7 +121,8 @@ def _register() -> None:
             usual = [each.default for name, each in signature.parameters.items() if name != "name"]
             if not all(map(_is_default, values[count:], usual[count:])):
                 return self.NOT_SUPPORTED
-            return function(*values[:count])
+            made = function(*values[:count])
+            return self.NOT_SUPPORTED if made is NotImplemented else made
 
     Dispatcher().register()
 
@@ -70,9 +139,13 @@ def _functions() -> dict[Function, tuple[Function, int]]:
             (tf.abs, ops.abs),
             (tf.cos, ops.cos),
             (tf.exp, ops.exp),
+            (tf.floor, ops.floor),
             (tf.identity, lambda x: x),
+            (tf.logical_not, ops.logical_not),
+            (tf.math.ceil, ops.ceil),
             (tf.math.erf, ops.erf),
             (tf.math.log, ops.log),
+            (tf.math.log1p, ops.log1p),
             (tf.math.rsqrt, ops.rsqrt),
             (tf.negative, ops.negative),
             (tf.nn.elu, ops.elu),
@@ -82,28 +155,47 @@ def _functions() -> dict[Function, tuple[Function, int]]:
             (tf.nn.silu, ops.silu),
             (tf.nn.softplus, ops.softplus),
             (tf.nn.softsign, ops.softsign),
-            (tf.shape, ops.shape),
+            (tf.ones_like, ops.ones_like),
+            (tf.shape, _sizes),
             (tf.sigmoid, ops.sigmoid),
+            (tf.sign, ops.sign),
             (tf.sin, ops.sin),
             (tf.sqrt, ops.sqrt),
             (tf.square, ops.square),
+            (tf.stop_gradient, ops.stop_gradient),
             (tf.tanh, ops.tanh),
+            (tf.zeros_like, ops.zeros_like),
         ],
         2: [
             (tf.add, ops.add),
+            (tf.broadcast_to, lambda x, shape: ops.broadcast_to(x, _numbers(shape))),
             (tf.cast, lambda x, dtype: ops.cast(x, keras.backend.standardize_dtype(dtype))),
-            (tf.concat, ops.concatenate),
+            (tf.concat, lambda tensors, axis: ops.concatenate(tensors, _numbers(axis))),
             (tf.divide, ops.divide),
-            (tf.expand_dims, ops.expand_dims),
-            (tf.matmul, ops.matmul),
+            (tf.equal, ops.equal),
+            (tf.expand_dims, lambda x, axis: ops.expand_dims(x, _numbers(axis))),
+            (tf.greater, ops.greater),
+            (tf.greater_equal, ops.greater_equal),
+            (tf.less, ops.less),
+            (tf.less_equal, ops.less_equal),
+            (tf.logical_and, ops.logical_and),
+            (tf.logical_or, ops.logical_or),
+            (tf.math.l2_normalize, _l2_normalize),
+            (tf.math.reduce_std, _over_axes(ops.std)),
+            (tf.math.reduce_variance, _over_axes(ops.var)),
             (tf.maximum, ops.maximum),
             (tf.minimum, ops.minimum),
             (tf.multiply, ops.multiply),
+            (tf.nn.depth_to_space, ops.depth_to_space),
             (tf.nn.gelu, ops.gelu),
             (tf.nn.leaky_relu, ops.leaky_relu),
+            (tf.nn.log_softmax, lambda x, axis: ops.log_softmax(x, -1 if axis is None else axis)),
             (tf.nn.softmax, lambda x, axis: ops.softmax(x, -1 if axis is None else axis)),
+            (tf.nn.space_to_depth, ops.space_to_depth),
+            (tf.not_equal, ops.not_equal),
             (tf.pow, ops.power),
             (tf.reshape, lambda x, shape: ops.reshape(x, _numbers(shape))),
+            (tf.reverse, lambda x, axis: ops.flip(x, _numbers(axis))),
             (tf.squeeze, lambda x, axis: ops.squeeze(x, _numbers(axis))),
             (tf.stack, ops.stack),
             (tf.subtract, ops.subtract),
@@ -116,12 +208,16 @@ def _functions() -> dict[Function, tuple[Function, int]]:
             (tf.reduce_max, _over_axes(ops.max)),
             (tf.reduce_mean, _over_axes(ops.mean)),
             (tf.reduce_min, _over_axes(ops.min)),
+            (tf.reduce_prod, _over_axes(ops.prod)),
             (tf.reduce_sum, _over_axes(ops.sum)),
+            (tf.repeat, lambda x, repeats, axis: ops.repeat(x, _numbers(repeats), axis)),
+            (tf.roll, lambda x, shift, axis: ops.roll(x, _numbers(shift), _numbers(axis))),
             (tf.split, _split),
             (tf.unstack, ops.unstack),
             (tf.where, ops.where),
         ],
         4: [
+            (tf.matmul, _matmul),
             (tf.nn.avg_pool2d, _pooling(ops.average_pool)),
             (tf.nn.max_pool2d, _pooling(ops.max_pool)),
             (tf.pad, _pad),
@@ -139,24 +235,48 @@ def _is_default(value: Any, default: Any) -> bool:
 
 
 def _numbers(value: Any) -> Any:
-    """Sizes or axes that may be a tensor, or an array, as plain numbers."""
-    if ops.is_tensor(value) or isinstance(value, np.ndarray):
+    """Sizes or axes, some of which may be tensors, or of numpy, as plain numbers."""
+    if ops.is_tensor(value) or isinstance(value, np.ndarray | np.generic):
         value = np.asarray(value).tolist()
-    return tuple(value) if isinstance(value, list) else value
+    return tuple(map(_numbers, value)) if isinstance(value, list | tuple) else value
+
+
+def _sizes(x: Any) -> Any:
+    """The shape, with which one can compute if all of it is known."""
+    shape = tuple(ops.shape(x))
+    return shape if None in shape else np.array(shape, "int32")
 
 
 def _over_axes(function: Function) -> Function:
-    return lambda x, axis, keepdims: function(x, _numbers(axis), keepdims)
+    return lambda x, axis, *keepdims: function(x, _numbers(axis), *keepdims)
+
+
+def _l2_normalize(x: Any, axis: Any) -> Any:
+    squares = ops.sum(ops.square(x), _numbers(axis), keepdims=True)
+    return ops.multiply(x, ops.rsqrt(ops.maximum(squares, 1e-12)))  # TensorFlow's epsilon
+
+
+def _matmul(x: Any, y: Any, transpose_x: bool, transpose_y: bool) -> Any:
+    x = ops.swapaxes(x, -1, -2) if transpose_x else x
+    return ops.matmul(x, ops.swapaxes(y, -1, -2) if transpose_y else y)
 
 
 def _pooling(function: Function) -> Function:
-    return lambda x, size, strides, padding: function(x, size, strides, padding.lower())
+    def window(size: Any) -> Any:
+        size = _numbers(size)
+        return size[1:3] if isinstance(size, tuple) and len(size) == 4 else size
+
+    return lambda x, size, strides, padding: function(
+        x, window(size), window(strides), padding.lower()
+    )
 
 
 def _split(x: Any, parts: Any, axis: int) -> Any:
     parts = _numbers(parts)
     if isinstance(parts, int):
         return ops.split(x, parts, axis)
+    if -1 in parts[:-1]:
+        return NotImplemented
     return ops.split(x, np.cumsum(parts)[:-1].tolist(), axis)  # Keras takes the places of the cuts
 
 

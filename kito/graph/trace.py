@@ -20,12 +20,13 @@ import numpy as np
 from kito.graph.keras_internals import (
     Functional,
     calls_in_order,
+    is_graph_class,
     is_strict,
     sublayers,
     untouched,
 )
 from kito.graph.layer import to_numpy
-from kito.graph.record import UntraceableError, only_untraceable, record
+from kito.graph.record import UntraceableError, check_reshapes, only_untraceable, record
 
 ONLY_KERAS = "; kito looks inside a call that uses layers and keras.ops, or what they replace"
 UNLESS_HELD = "which kito can't take over unless a layer holds it"
@@ -100,7 +101,8 @@ def _runs_on_any_size(layer: keras.Layer) -> bool:
     """Whether Keras runs a layer on any size, but infers what it returns only of that for which it
     was built.
     """
-    return type(layer) is keras.Sequential and layer.built
+    sequential = isinstance(layer, keras.Sequential) and is_graph_class(type(layer))
+    return sequential and layer.built
 
 
 def _infers(layer: keras.Layer) -> bool:
@@ -144,6 +146,9 @@ def _infer(layer: keras.Layer, args: Any, kwargs: Any) -> Any:
     with contextlib.suppress(Exception):
         outputs = layer.call(*args, **kwargs)
         if all(isinstance(leaf, keras.KerasTensor) for leaf in keras.tree.flatten(outputs)):
+            leaves = keras.tree.flatten((args, kwargs))
+            given = [leaf for leaf in leaves if isinstance(leaf, keras.KerasTensor)]
+            check_reshapes(keras.Function(given, outputs))
             return outputs
     return type(layer).compute_output_spec(layer, *args, **kwargs)
 

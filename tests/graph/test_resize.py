@@ -127,3 +127,30 @@ def test_a_model_that_a_composite_calls_too_on_another_size():
     model = keras.Model(inputs, [blocks(inputs), Half(blocks)(inputs)])
     fast = check(model, 16, folds=3)
     assert fast.count_params() == model.count_params() - 2 * 4 * 8 - 4 * 3
+
+
+def test_a_model_of_which_no_general_size_is_known_stays_in_its_layer():
+    class Numbers(layers.Layer):
+        """Says what it returns, for sizes that are numbers."""
+
+        def call(self, x):
+            return ops.reshape(x, (-1, x.shape[1] * x.shape[2], x.shape[3]))
+
+        def compute_output_shape(self, shape):
+            return (shape[0], shape[1] * shape[2], shape[3])
+
+    class Two(layers.Layer):
+        def __init__(self, **options):
+            super().__init__(**options)
+            row = [Conv2D(4, 3), BatchNormalization(), Numbers()]
+            self.part, self.pool = keras.Sequential(row), layers.MaxPooling2D()
+
+        def call(self, x):
+            return ops.concatenate([self.part(x), self.part(self.pool(x))], axis=1)
+
+    inputs = keras.Input((8, 8, 3))
+    model = randomize(keras.Model(inputs, Two()(inputs)))
+    report = kito.Report()
+    fast = kito.optimize(model, FOLDS, report=report)
+    assert "it calls a Sequential on sizes of which Keras can't infer" in report.notes[0]
+    np.testing.assert_allclose(to_numpy(fast(pictures(8))), to_numpy(model(pictures(8))))
