@@ -569,6 +569,9 @@ def numpy_defers() -> Iterator[None]:
     """Let `np.sqrt(2.0) * x` be a product of Keras for a symbolic `x`: numpy would ask for its
     values.
     """
+    if "__array_ufunc__" in vars(keras.KerasTensor):  # it does already
+        yield
+        return
     keras.KerasTensor.__array_ufunc__ = None
     try:
         yield
