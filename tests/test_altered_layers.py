@@ -316,6 +316,29 @@ def test_weights_that_two_composites_share_stay_shared():
     check_equivalent(model, fast)
 
 
+@pytest.mark.parametrize("dtype", ["float32", "float16"])
+def test_composites_in_which_something_folds_share_a_layer(dtype, tmp_path):
+    """Of two models that have it Keras would load none."""
+
+    class Part(layers.Layer):
+        def __init__(self, shared, **options):
+            super().__init__(**options)
+            self.shared, self.dense, self.bn = shared, Dense(8), BatchNormalization()
+
+        def call(self, x):
+            return ops.tanh(self.bn(self.dense(self.shared(x))))
+
+    inputs = keras.Input((8,), dtype=dtype)
+    shared = Dense(8, name="shared")
+    one, two = Part(shared, name="one"), Part(shared, name="two")
+    model = randomize(keras.Model(inputs, [one(inputs), two(one(inputs) * 2.0)]))
+    fast = kito.optimize(model, FOLDS)
+    assert fast.count_params() == model.count_params() - 2 * 4 * 8
+    check_equivalent(model, fast)
+    fast.save(tmp_path / "fast.keras")
+    check_equivalent(fast, keras.saving.load_model(tmp_path / "fast.keras"))
+
+
 @pytest.mark.parametrize("sequential", [False, True])
 def test_weights_that_copies_would_not_share_stay_in_the_source(sequential):
     """Nothing can take the place of these composites."""

@@ -94,6 +94,9 @@ class _Builder:
         self.believed: set[Graph] = set()
         # Layers that have weights in common: of each a copy would have its own.
         self.tied = self.find_tied(graph)
+        # Composites that have layers in common, of which the calls stand in the model around them.
+        self.flat = self.find_flat(graph)
+        self.names: set[str] = set()  # in that model
 
     def find_tied(self, graph: Graph) -> set[Layer]:
         """The layers that hold a part with weights which others hold too, unless what a composite
@@ -119,6 +122,20 @@ class _Builder:
                 tied.update(some if stuck else ())
         self.unfolded -= tied
         return tied
+
+    def find_flat(self, graph: Graph) -> set[Layer]:
+        """The composites that become models with a layer which another one has too: those Keras
+        does not load.
+        """
+        places: dict[Layer, set[Layer]] = {}
+        for _, around in walk(graph):
+            for node in around:
+                if node.layer.graph is not None and self.is_unfolded(node.layer):
+                    for layer in {each.layer for each in node.layer.graph}:
+                        if layer.parameters:
+                            places.setdefault(layer, set()).add(node.layer)
+        flat: set[Layer] = set().union(*(some for some in places.values() if len(some) > 1))
+        return flat
 
     def find_copied(
         self, graph: Graph, seen: set[Graph], found: dict[Layer, tuple[Graph, Node]]
@@ -190,11 +207,13 @@ class _Builder:
     def new_model(self, graph: Graph) -> keras.Model:
         tensors: dict[Ref, keras.KerasTensor] = {}
         chain = graph.sequential and _is_chain(graph)
+        around, self.names = self.names, {node.layer.name for node in graph}
         for node in track(list(graph), f"building {graph.name}"):
             if chain and node.args:
                 self.prepare(graph, node)
             else:
                 self.call(node, tensors)
+        self.names = around
         if chain:
             return self.sequential(graph, tensors)
         inputs = keras.tree.map_structure(tensors.__getitem__, graph.inputs)
@@ -236,7 +255,33 @@ class _Builder:
         assert layer.graph is not None
         leaves = keras.tree.flatten((args, kwargs))
         tensors = [leaf for leaf in leaves if isinstance(leaf, keras.KerasTensor)]
+        if layer in self.flat:
+            return self.lay_flat(layer, tensors)
         return self.model(layer.graph)(tensors if len(tensors) > 1 else tensors[0])
+
+    def lay_flat(self, layer: Layer, given: list[keras.KerasTensor]) -> Any:
+        """Make the calls inside a composite in the model around it, with names that are free."""
+        assert layer.graph is not None
+        tensors = {
+            ref: tensor if tensor.dtype == dtype else keras.ops.cast(tensor, dtype)
+            for ref, tensor in zip(keras.tree.flatten(layer.graph.inputs), given, strict=True)
+            for dtype in [layer.graph.tensor(ref).dtype]
+        }
+        last = {ref.node for ref in layer.graph.output_refs}
+        for node in layer.graph:
+            if Ref(node.id) in tensors:
+                continue
+            known = node.layer in self.built
+            self.call(node, tensors)
+            if not known and node.layer in self.built:
+                wanted = [layer.name] if {node.id} == last else []
+                wanted += [node.layer.name, f"{layer.name}_{node.layer.name}"]
+                numbered = (f"{wanted[-1]}_{number}" for number in itertools.count(1))
+                free = (name for name in itertools.chain(wanted, numbered))
+                name = next(each for each in free if each == layer.name or each not in self.names)
+                self.names.add(name)
+                self.built[node.layer].name = name
+        return keras.tree.map_structure(tensors.__getitem__, layer.graph.outputs)
 
     def can_unfold(self, layer: Layer) -> bool:
         """Whether what a layer that no rule touched calls may stand for it: nobody checked yet."""
