@@ -137,6 +137,7 @@ def _functions() -> dict[Function, tuple[Function, int]]:
     alike = {
         1: [
             (tf.abs, ops.abs),
+            (tf.convert_to_tensor, lambda x: x),  # with which activations of Keras begin
             (tf.cos, ops.cos),
             (tf.exp, ops.exp),
             (tf.floor, ops.floor),
@@ -172,6 +173,7 @@ def _functions() -> dict[Function, tuple[Function, int]]:
             (tf.cast, lambda x, dtype: ops.cast(x, keras.backend.standardize_dtype(dtype))),
             (tf.concat, lambda tensors, axis: ops.concatenate(tensors, _numbers(axis))),
             (tf.divide, ops.divide),
+            (tf.einsum, lambda equation, tensors: ops.einsum(equation, *tensors)),
             (tf.equal, ops.equal),
             (tf.expand_dims, lambda x, axis: ops.expand_dims(x, _numbers(axis))),
             (tf.greater, ops.greater),
@@ -217,6 +219,7 @@ def _functions() -> dict[Function, tuple[Function, int]]:
             (tf.where, ops.where),
         ],
         4: [
+            (tf.gather, lambda x, places, _, axis: ops.take(x, places, axis or 0)),
             (tf.matmul, _matmul),
             (tf.nn.avg_pool2d, _pooling(ops.average_pool)),
             (tf.nn.max_pool2d, _pooling(ops.max_pool)),
@@ -231,6 +234,8 @@ def _functions() -> dict[Function, tuple[Function, int]]:
 
 
 def _is_default(value: Any, default: Any) -> bool:
+    if isinstance(value, tuple | dict) and not value:  # of *args and **kwargs
+        return True
     return value is default or (isinstance(value, str | int | float) and value == default)
 
 

@@ -120,6 +120,11 @@ FUNCTIONS = {
     "a number of numpy": lambda x: x / np.sqrt(2.0) - np.float64(1.0),
     "an array of numpy": lambda x: x * np.arange(4.0),
     "a compiled function": tf.function(lambda x: tf.nn.relu(x) + 1.0),
+    "einsum": lambda x: tf.einsum("abcd,abed->abce", x, x),
+    "gather": lambda x: tf.gather(x, [2, 0, 1], axis=-1),
+    "hard_silu": keras.activations.hard_silu,
+    "mish": keras.activations.mish,
+    "sparsemax": keras.activations.sparsemax,
     "where": lambda x: tf.where(x > 0.0, x, x * 0.1),
 }
 
