@@ -13,7 +13,8 @@ SIZE = 96  # the smallest at which all of them build; parameters do not depend o
 # To count branches takes long here, and finds none that small models do not take in other tests.
 pytestmark = pytest.mark.no_cover
 BOUNDS = {"float32": 1e-5, "float64": max(1e-10, TOLERANCES["float64"])}
-# These hold what smaller ones of their families do, more often.
+# These hold what smaller ones of their families do, more often: they are neither compiled, which
+# takes most of the time, nor built a second time.
 LARGE = {"DenseNet169", "DenseNet201", "NASNetLarge"}
 SMALLER = [network for network in NETWORKS if network.name not in LARGE]
 
@@ -50,7 +51,8 @@ def test_network(network):
     assert model.count_params() + sum(each.parameters for each in report.applied) == network.after
     assert sum(report.folded.values()) == network.folded
     fast = kito.optimize(model)
-    assert difference(model, fast, "float32") <= BOUNDS["float32"]
+    run = called if network.name in LARGE else compiled
+    assert difference(model, fast, "float32", run) <= BOUNDS["float32"]
     assert not kito.explain(fast).applied
 
 
