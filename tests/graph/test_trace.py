@@ -692,7 +692,14 @@ class Shuffled(keras.Model):
         return self.unit(x)
 
 
-@pytest.mark.parametrize(("kind", "size"), [(Odd, 13), (Inner, 12), (Shuffled, 8)])
+# On other backends Keras infers what it returns for any size, and the layer stays whole.
+ON_TENSORFLOW = pytest.mark.skipif(keras.backend.backend() != "tensorflow", reason="stays whole")
+
+
+@pytest.mark.parametrize(
+    ("kind", "size"),
+    [(Odd, 13), (Inner, 12), pytest.param(Shuffled, 8, marks=ON_TENSORFLOW)],
+)
 def test_a_subclassed_model_is_that_of_the_size_that_it_was_built_for(kind, size):
     model = kind()
     data = np.random.default_rng(0).normal(size=(2, size, size, 3)).astype("float32")
