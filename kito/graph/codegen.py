@@ -267,21 +267,25 @@ class _Builder:
             for ref, tensor in zip(keras.tree.flatten(layer.graph.inputs), given, strict=True)
             for dtype in [layer.graph.tensor(ref).dtype]
         }
-        last = {ref.node for ref in layer.graph.output_refs}
+        outputs = {ref.node for ref in layer.graph.output_refs}
         for node in layer.graph:
             if Ref(node.id) in tensors:
                 continue
             known = node.layer in self.built
             self.call(node, tensors)
             if not known and node.layer in self.built:
-                wanted = [layer.name] if {node.id} == last else []
-                wanted += [node.layer.name, f"{layer.name}_{node.layer.name}"]
-                numbered = (f"{wanted[-1]}_{number}" for number in itertools.count(1))
-                free = (name for name in itertools.chain(wanted, numbered))
-                name = next(each for each in free if each == layer.name or each not in self.names)
-                self.names.add(name)
+                name = layer.name if {node.id} == outputs else self.free_name(layer, node.layer)
                 self.built[node.layer].name = name
         return keras.tree.map_structure(tensors.__getitem__, layer.graph.outputs)
+
+    def free_name(self, composite: Layer, layer: Layer) -> str:
+        """A name for a layer inside a composite that nothing has in the model around it."""
+        longer = f"{composite.name}_{layer.name}"
+        numbered = (f"{longer}_{number}" for number in itertools.count(1))
+        names = itertools.chain((layer.name, longer), numbered)
+        name = next(each for each in names if each not in self.names)
+        self.names.add(name)
+        return name
 
     def can_unfold(self, layer: Layer) -> bool:
         """Whether what a layer that no rule touched calls may stand for it: nobody checked yet."""
