@@ -15,28 +15,16 @@ import keras
 from keras import layers
 
 from kito.definition import Rule
+from kito.graph.cost import CONVOLUTIONS, TRANSPOSED
+from kito.graph.hazards import ADDITIONS
 from kito.graph.inline import alone, inline, is_seamless
 from kito.graph.ir import Graph, LaidOpen, Node, Ref, walk
-from kito.graph.keras_internals import AddOperation, sublayers
+from kito.graph.keras_internals import sublayers
 from kito.graph.trace import is_written_in_python
 from kito.report import Applied
 
-LINEAR = (
-    layers.Conv1D,
-    layers.Conv1DTranspose,
-    layers.Conv2D,
-    layers.Conv2DTranspose,
-    layers.Conv3D,
-    layers.Conv3DTranspose,
-    layers.Dense,
-    layers.DepthwiseConv1D,
-    layers.DepthwiseConv2D,
-    layers.EinsumDense,
-    layers.SeparableConv1D,
-    layers.SeparableConv2D,
-)
+LINEAR = (*CONVOLUTIONS, *TRANSPOSED, layers.Dense, layers.EinsumDense)
 NORMALIZATION = layers.BatchNormalization
-ADDITIONS = (layers.Add, AddOperation)
 PADDINGS = (layers.ZeroPadding1D, layers.ZeroPadding2D, layers.ZeroPadding3D)
 
 

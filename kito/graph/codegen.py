@@ -17,6 +17,8 @@ import keras
 from kito.errors import GraphError, first_line
 from kito.graph.copying import CannotCopyError, copy_and_call, copy_layer
 from kito.graph.doubt import check_copied, is_run
+from kito.graph.inference import placeholder
+from kito.graph.inline import names_inside
 from kito.graph.ir import Graph, Node, Ref, Tensor, rewritten_graphs, walk
 from kito.graph.keras_internals import (
     Functional,
@@ -159,7 +161,7 @@ class _Builder:
         composite = node.layer
         if composite not in self.built:
             args, kwargs = keras.tree.map_structure(
-                lambda leaf: _placeholder(graph.tensor(leaf)) if isinstance(leaf, Ref) else leaf,
+                lambda leaf: placeholder(graph.tensor(leaf)) if isinstance(leaf, Ref) else leaf,
                 (node.args, node.kwargs),
             )
             try:
@@ -280,10 +282,7 @@ class _Builder:
 
     def free_name(self, composite: Layer, layer: Layer) -> str:
         """A name for a layer inside a composite that nothing has in the model around it."""
-        longer = f"{composite.name}_{layer.name}"
-        numbered = (f"{longer}_{number}" for number in itertools.count(1))
-        names = itertools.chain((layer.name, longer), numbered)
-        name = next(each for each in names if each not in self.names)
+        name = next(each for each in names_inside(composite, layer) if each not in self.names)
         self.names.add(name)
         return name
 
@@ -391,7 +390,7 @@ class _Builder:
             self.built[layer].name = layer.name
         except Exception:
             try:  # a layer without a `build` needs a call
-                copy, _ = copy_and_call(layer.source, (_placeholder(given),), {}, layer.name)
+                copy, _ = copy_and_call(layer.source, (placeholder(given),), {}, layer.name)
                 self.built[layer] = shell(copy)
             except Exception as error:
                 self.share(layer, error)
@@ -405,10 +404,6 @@ class _Builder:
                 _check_output(node.layer, layer.output, node.output)
         set_trainable_alone(model, graph.trainable)
         return model
-
-
-def _placeholder(tensor: Tensor) -> keras.KerasTensor:
-    return keras.KerasTensor(tensor.shape, tensor.dtype)
 
 
 def _is_chain(graph: Graph) -> bool:

@@ -22,6 +22,7 @@ import keras
 
 from kito.graph.copying import can_load, copy_and_call, copy_layer
 from kito.graph.faithful import Opened, check_faithful, opened_graphs, scales
+from kito.graph.inference import placeholder
 from kito.graph.ir import Graph, Tensor, rewritten_graphs, walk
 from kito.graph.keras_internals import Functional, is_graph_class, sublayers
 from kito.graph.layer import Layer
@@ -57,13 +58,12 @@ def unfaithful(graph: Graph, savable: bool = True) -> dict[keras.Layer, Untracea
     found: dict[keras.Layer, UntraceableError] = {}
     unloadable: dict[keras.Layer, UntraceableError] = {}
     believed: set[Graph] = set()
-    doubtful = [nested for _, nested in walk(graph) if nested in rewritten]
-    # What was laid open in a layer that is copied is in the copy.
-    copied = [nested for _, nested in walk(graph) if nested.trace and nested not in rewritten]
+    graphs = [nested for _, nested in walk(graph)]
+    doubtful = [nested for nested in graphs if nested in rewritten]
     doubtful += [
         opened.record
-        for _, nested in walk(graph)
-        if nested not in copied
+        for nested in graphs
+        if nested.trace is None or nested in rewritten  # or it is copied, with all in it
         for opened in nested.laid_open
     ]
     if not (graph in doubtful or graph.frozen or is_graph_class(type(graph.source))):
@@ -195,9 +195,7 @@ def _is_copied(layer: Layer) -> bool:
             copy_layer(layer.source)
         else:
             args, kwargs = keras.tree.map_structure(
-                lambda leaf: (
-                    keras.KerasTensor(leaf.shape, leaf.dtype) if isinstance(leaf, Tensor) else leaf
-                ),
+                lambda leaf: placeholder(leaf) if isinstance(leaf, Tensor) else leaf,
                 (trace.args, trace.kwargs),
             )
             copy_and_call(layer.source, args, kwargs)

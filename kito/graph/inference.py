@@ -21,6 +21,11 @@ def operation_of(layer: Layer) -> keras.Operation:
     return layer.cls.from_config(dict(layer.config)) if layer.is_new else shell(layer.source)
 
 
+def placeholder(tensor: Tensor) -> keras.KerasTensor:
+    """A symbolic tensor of the shape and dtype."""
+    return keras.KerasTensor(tensor.shape, tensor.dtype)
+
+
 def infer_outputs(graph: Graph, layer: Layer, args: Any, kwargs: Any) -> tuple[Tensor, ...]:
     """What a layer that no model has called yet would return, as Keras infers it."""
     operation = operation_of(layer)

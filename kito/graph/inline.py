@@ -106,7 +106,7 @@ def inline(graph: Graph, node: Node) -> dict[str, str]:
         if Ref(call.id) in places:
             continue
         if call.layer not in layers:
-            wanted = _names(node, call)
+            wanted = names_inside(node.layer, call.layer)
             if call.id in last:
                 wanted = itertools.chain([node.layer.name], wanted)
             name = next(each for each in wanted if each not in names)
@@ -131,9 +131,10 @@ def inline(graph: Graph, node: Node) -> dict[str, str]:
     return {old.name: new.name for old, new in layers.items()}
 
 
-def _names(model: Node, call: Node) -> Iterator[str]:
-    yield call.layer.name
-    name = f"{model.layer.name}_{call.layer.name}"
+def names_inside(outer: Layer, inner: Layer) -> Iterator[str]:
+    """What a layer inside a model or composite may be called where that is laid open."""
+    yield inner.name
+    name = f"{outer.name}_{inner.name}"
     yield name
     number = 1
     while True:

@@ -363,9 +363,8 @@ class _Lifter:
                 known = with_integers(graph, inputs, self.inside)
                 for better in (_of_any_length(known), known) if known != inputs else ():
                     with contextlib.suppress(UntraceableError):
-                        self.note_sizes(
-                            found := self.checked(self.recorded(model, better)), reasons
-                        )
+                        found = self.checked(self.recorded(model, better))
+                        self.note_sizes(found, reasons)
                         return found
                 self.checked(graph)
             except UntraceableError as error:

@@ -41,7 +41,7 @@ from kito.graph.trace import Outputs, inferred_once
 # an odd one, what was halved and doubled is smaller; some take none.
 SMALLEST, ODD, LARGE = 1, 1023, 1024
 # Sizes that differ from axis to axis, and from tensor to tensor too.
-UNEQUAL_SIZE, UNEQUAL = 1024, ((32, 0), (32, 8))
+UNEQUAL = ((32, 0), (32, 8))
 # Of the numbers that are compared with. Each one more takes the time of a record.
 MOST = 16
 # By what inputs are larger than the tensors inside, of which a size may be compared with a number.
@@ -93,7 +93,7 @@ def check_sizes(trace: Trace, known: Outputs) -> None:
         tried = trace.scales or (1,) * len(shapes)
         unequal += [{"scales": each} for each in possible_scales(trace) if each != tried]
         for some in unequal:
-            if outline(others=UNEQUAL_SIZE, **some) not in (None, expected):
+            if outline(others=LARGE, **some) not in (None, expected):
                 raise UntraceableError("its call does otherwise where sizes are not equal")
         expected = outline(batch=BATCH_SIZE) if batches else None
         for size in batches:
