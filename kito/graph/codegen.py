@@ -199,7 +199,7 @@ class _Builder:
         if plain or graph in self.rewritten or (written and not graph.frozen):
             return None
         try:
-            model = copy_layer(graph.source)
+            model = copy_layer(graph.source, graph.spare)
         except Exception:
             return None
         if hasattr(graph.source, "output_names"):
@@ -332,7 +332,8 @@ class _Builder:
             return self.built[layer](*args, **kwargs)
         try:
             # A rule may have left it in another's place, which has the name.
-            copy, outputs = copy_and_call(layer.source, args, kwargs, layer.name)
+            spare = None if layer.graph is None else layer.graph.spare
+            copy, outputs = copy_and_call(layer.source, args, kwargs, layer.name, spare)
         except Exception as error:
             if self.can_unfold(layer):  # what it calls may be copied where it can't be
                 self.unfolded.add(layer)

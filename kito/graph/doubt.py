@@ -164,26 +164,37 @@ def _check_loadable(
     Raises:
         UntraceableError: Keras can load it, but not a layer inside it on its own.
     """
-    for part in dict.fromkeys(_parts(graph, opened, is_copied)):
-        if not loads(part.source) and loads(source):
-            raise UntraceableError(
-                f"Keras can load the {type(source).__name__}, but not the {part.cls.__name__} "
-                "inside it on its own: is that registered, with a complete `get_config`? If the "
-                "result is not saved, `savable=False` optimizes it all the same"
-            )
+    part = _unloadable(graph, opened, is_copied, loads)
+    if part is not None and loads(source):
+        raise UntraceableError(
+            f"Keras can load the {type(source).__name__}, but not the {part.cls.__name__} inside "
+            "it on its own: is that registered, with a complete `get_config`? If the result is not "
+            "saved, `savable=False` optimizes it all the same"
+        )
 
 
-def _parts(graph: Graph, opened: Opened, is_copied: Callable[[Layer], bool]) -> Iterator[Layer]:
-    """The layers of which the result has copies: not those that a rule made, nor those of which
-    the calls inside take the place, because a rule was applied there or Keras can't copy them.
+def _unloadable(
+    graph: Graph,
+    opened: Opened,
+    is_copied: Callable[[Layer], bool],
+    loads: Callable[[keras.Operation], bool],
+) -> Layer | None:
+    """A layer of which the result has a copy that Keras can't load: not one that a rule made, nor
+    one of which the calls inside take the place, because a rule was applied there or Keras can't
+    copy it.
     """
-    for layer in (node.layer for node in graph if not node.layer.is_new):
-        if layer.graph is None:
-            yield layer
-        elif layer.cls in CONTAINERS or opened(layer) or not is_copied(layer):
-            yield from _parts(layer.graph, opened, is_copied)
-        else:
-            yield layer
+    for layer in dict.fromkeys(node.layer for node in graph if not node.layer.is_new):
+        found = None
+        if layer.graph is not None:
+            found = _unloadable(layer.graph, opened, is_copied, loads)
+        if layer.graph is None or not (layer.cls in CONTAINERS or opened(layer)):
+            whole = None if loads(layer.source) else layer
+            # Whether it is copied takes longest to find out.
+            if layer.graph is None or (whole is not found and is_copied(layer)):
+                found = whole
+        if found is not None:
+            return found
+    return None
 
 
 def _is_copied(layer: Layer) -> bool:

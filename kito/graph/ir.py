@@ -168,6 +168,7 @@ class Graph:
             written in Python.
         laid_open: the composites of which the calls stand here, in the place of theirs.
         lifted: its calls before any rule was applied.
+        spare: a layer of the configuration of the source, not yet built, where one was made.
         dag: the `networkx.MultiDiGraph` of the numbers of the nodes. A multigraph, for
             `Add()([x, x])` has two equal edges.
     """
@@ -186,9 +187,11 @@ class Graph:
         self.trace: Trace | None = None
         self.laid_open: list[LaidOpen] = []
         self.lifted: Calls | None = None
+        self.spare: keras.Layer | None = None
         self.dag = nx.MultiDiGraph()
         self._nodes: dict[int, Node] = {}
         self._alike = Alike()
+        self._order: list[int] | None = None  # until an edge changes
         self._next = 0
 
     def __getitem__(self, node_id: int) -> Node:
@@ -199,7 +202,9 @@ class Graph:
 
     def __iter__(self) -> Iterator[Node]:
         """The nodes in an order in which they can be computed, the same in every run."""
-        for node_id in nx.lexicographical_topological_sort(self.dag):
+        if self._order is None:
+            self._order = list(nx.lexicographical_topological_sort(self.dag))
+        for node_id in self._order:
             yield self[node_id]
 
     def __len__(self) -> int:
@@ -216,12 +221,15 @@ class Graph:
         if node.id in self:
             before = self[node.id].refs
             self._alike.discard(self[node.id])
+        else:
+            self._order = None
         self._nodes[node.id] = node
         self._alike.add(node)
         self.dag.add_node(node.id)
         # Of the many tensors that a call may read, a rewrite changes one.
         pairs = enumerate(itertools.zip_longest(before, node.refs))
         for slot, old, new in [(slot, *pair) for slot, pair in pairs if pair[0] is not pair[1]]:
+            self._order = None
             if old is not None:
                 self.dag.remove_edge(old.node, node.id, key=slot)
             if new is not None:
@@ -241,12 +249,14 @@ class Graph:
 
     def remove(self, node_id: int) -> None:
         """Take out a node that nothing reads."""
+        self._order = None
         self.dag.remove_node(node_id)
         self._alike.discard(self._nodes.pop(node_id))
 
     def restore(self) -> None:
         """Undo what rules did, in this graph alone."""
         assert self.lifted is not None
+        self._order = None
         self.dag.clear()
         self._nodes.clear()
         self._alike = Alike()

@@ -33,7 +33,7 @@ from kito.graph.keras_internals import (
 from kito.graph.layer import to_numpy
 from kito.graph.tensorflow_functions import tensorflow_as_keras, uncompiled
 
-_LOCK = threading.RLock()
+LOCK = threading.RLock()
 
 # A batch size of which no other number in a model is a multiple.
 BATCH_SIZE = 7919
@@ -130,7 +130,7 @@ def _recorded(layer: keras.Layer, args: Any, kwargs: Any) -> Functional:
     if "training" in inspect.signature(layer.call).parameters:
         kwargs = {**kwargs, "training": False}
     # What classes of Keras are given for this time, they have for all threads.
-    with _LOCK, at_inference(layer), tensorflow_as_keras(), uncompiled(), numpy_defers():
+    with LOCK, at_inference(layer), tensorflow_as_keras(), uncompiled(), numpy_defers():
         outputs = layer.call(*args, **kwargs)
     if not all(isinstance(leaf, keras.KerasTensor) for leaf in keras.tree.flatten(outputs)):
         raise UntraceableError("its call returns something that is not a tensor")

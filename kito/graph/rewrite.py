@@ -19,7 +19,7 @@ import numpy as np
 
 from kito.definition import Decline, Match, Result, Rule
 from kito.errors import RuleError
-from kito.graph.copying import can_copy
+from kito.graph.copying import copy_structure
 from kito.graph.guards import check_match, check_result
 from kito.graph.hazards import check_hazards
 from kito.graph.inference import infer_outputs
@@ -176,7 +176,11 @@ class _Rewriter:
             undone = [done for done in self.applied if done.graphs & inside]
             across = any(not done.graphs <= inside for done in undone)  # with calls elsewhere
             source = graph.source if graph.trace is None else graph.trace.source
-            if not undone or across or not can_copy(source):
+            if not undone or across:
+                continue
+            try:
+                graph.spare = copy_structure(source)
+            except Exception:  # Keras makes none of the configuration
                 continue
             self.applied = [done for done in self.applied if not done.graphs <= inside]
             reason = f"this alone is no reason to take {graph.name} apart, as it has its own class"

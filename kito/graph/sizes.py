@@ -1,7 +1,8 @@
 """Does a call make the same calls at every size? Record it again with others.
 
-A branch on a size is not seen where the size is not known, nor maybe on random data. So the call is
-recorded with a small and a large size, and with the numbers that its code compares something with.
+A branch on a size is not seen where the size is not known, nor maybe on random data. So a call that
+reads sizes is recorded with a small and a large one, and with the numbers that its code compares
+something with.
 """
 
 from __future__ import annotations
@@ -35,6 +36,7 @@ from kito.graph.record import (
     record,
     with_sizes,
 )
+from kito.graph.size_reads import sizes_read
 from kito.graph.trace import Outputs, inferred_once
 
 # With which sizes a call is recorded again that is to work with any; data have those in between. At
@@ -66,6 +68,8 @@ def check_sizes(trace: Trace, known: Outputs) -> None:
     sizes = (SMALLEST, ODD, *compared, *larger) if dynamic else ()
     # Of one and two it is run.
     batches = [size for size in compared if size > 2] if (None,) in {s[:1] for s in shapes} else ()
+    if not (sizes or batches or trace.calls):
+        return
     held = set(map(id, sublayers(layer)))
 
     def outline(call: Any = given, **sizes: Any) -> list[str] | None:
@@ -78,7 +82,10 @@ def check_sizes(trace: Trace, known: Outputs) -> None:
             return None
 
     with only_untraceable(), inferred_once(layer, known), untouched(layer):
-        expected = outline() if sizes or trace.calls else None
+        with sizes_read() as readers:
+            expected = outline()
+        if expected is not None and not readers and not _catches_errors(layer):
+            return
         for call in trace.calls:
             if outline((call.args, call.kwargs)) != expected:
                 raise UntraceableError("its call does otherwise with tensors of another size")
@@ -99,6 +106,11 @@ def check_sizes(trace: Trace, known: Outputs) -> None:
         for size in batches:
             if not _are_same(outline(batch=size), size, expected, BATCH_SIZE):
                 raise UntraceableError(f"its call does otherwise with a batch of {size}")
+
+
+def _catches_errors(layer: keras.Layer) -> bool:
+    """Whether `call` may do something else where an operation does not take a size."""
+    return any(code.co_exceptiontable for code, _ in _functions(type(layer), "call", set()))
 
 
 def _compared(layer: keras.Layer) -> set[int]:
