@@ -394,6 +394,24 @@ BUGS: dict[str, list[Bug]] = {
             "total.reshape(-1) if linear.layer.cls in BY_CHANNEL else total[0]",
         ),
         (
+            "scales another axis of an EinsumDense",
+            "einsum_dense",
+            'label = "" if affine.axis is None else labels[affine.axis]',
+            'label = "" if affine.axis is None else equation["kernel"][-1]',
+        ),
+        (
+            "forgets what the shift adds to an EinsumDense",
+            "einsum_dense",
+            "if affine.shift.any():",
+            "if False:",
+        ),
+        (
+            "shifts where an EinsumDense adds up more than its kernel does",
+            "einsum_dense",
+            "if not stays or any(each not in elsewhere for each in labels):",
+            "if not stays:",
+        ),
+        (
             "forgets epsilon",
             "batchnorm",
             "np.sqrt(variance + bn.epsilon)",

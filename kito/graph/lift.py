@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import inspect
+import itertools
 import os
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
@@ -18,7 +19,7 @@ from typing import Any
 
 import keras
 
-from kito.errors import InputError
+from kito.errors import GraphError, InputError
 from kito.graph.borders import NORMALIZATION, lay_open, may_fold_behind
 from kito.graph.copying import can_copy
 from kito.graph.doubt import check_alone
@@ -181,11 +182,13 @@ class _Lifter:
         )
         graph.source = model
         refs: dict[int, Ref] = {}
+        calls = calls_in_order(model)
+        names = _names(call.operation for call in calls)
 
         def to_ref(leaf: Any) -> Any:
             return refs[id(leaf)] if isinstance(leaf, keras.KerasTensor) else leaf
 
-        for call in calls_in_order(model):
+        for call in calls:
             if name and type(call.operation) is keras.layers.Identity:
                 # In a trace nobody knows its name, and Keras can't save each of them.
                 refs[id(call.outputs[0])] = refs[id(call.arguments.args[0])]
@@ -195,7 +198,7 @@ class _Lifter:
                 refs[id(tensor)] = Ref(node_id, index)
             args, kwargs = keras.tree.map_structure(to_ref, arguments(call))
             outputs = tuple(_tensor(tensor) for tensor in call.outputs)
-            layer = self.layer(with_plain_sizes(call.operation))
+            layer = self.layer(with_plain_sizes(call.operation), names[id(call.operation)])
             node = Node(node_id, layer, args, kwargs, outputs)
             graph.put(node)
             _mark_call(graph, node)
@@ -209,6 +212,17 @@ class _Lifter:
                 nested.masked = True
         return graph
 
+    def record(self, function: Functional, name: str) -> Graph:
+        """The graph of a trace.
+
+        Raises:
+            UntraceableError: layers of one name, which others call too, meet in it.
+        """
+        try:
+            return self.graph(function, name)
+        except GraphError as error:
+            raise UntraceableError(str(error)) from error
+
     def frozen(self, model: keras.Model, reason: str) -> Graph:
         """The graph of a model in which nothing can be rewritten."""
         self._report.notes.append(f"nothing is rewritten: {reason}")
@@ -216,14 +230,14 @@ class _Lifter:
         graph.frozen = True
         return graph
 
-    def layer(self, operation: keras.Operation) -> Layer:
+    def layer(self, operation: keras.Operation, name: str) -> Layer:
         if id(operation) not in self._layers:
             graph = None
             if is_graph_model(operation) and operation not in self._whole:
                 graph = self.graph(operation)
             elif _is_time_distributed(operation) and is_graph_model(operation.layer):
-                graph = self.layer(operation.layer).graph
-            layer = Layer(type(operation), operation.name, source=operation, graph=graph)
+                graph = self.layer(operation.layer, operation.layer.name).graph
+            layer = Layer(type(operation), name, source=operation, graph=graph)
             self._layers[id(operation)] = layer
         return self._layers[id(operation)]
 
@@ -341,7 +355,7 @@ class _Lifter:
         ):
             raise UntraceableError("it gets an optional input, which may be None")
         with trace(layer.source, call.args, call.kwargs, self._outputs) as function:
-            graph = self.graph(function, layer.name)
+            graph = self.record(function, layer.name)
         graph.trace = call
         for ref, spec in zip(keras.tree.flatten(graph.outputs), call.outputs, strict=True):
             check_shape(graph.tensor(ref).shape, spec)
@@ -409,7 +423,7 @@ class _Lifter:
             UntraceableError: there is none.
         """
         with trace(model, (inputs,), {}, self._outputs) as function:
-            graph = self.graph(function, model.name)
+            graph = self.record(function, model.name)
         built = _as_built(model, inputs)
         graph.trace = Trace(
             model, (inputs,), {}, calls=() if built == inputs else (Trace(model, (built,), {}),)
@@ -433,6 +447,19 @@ class _Lifter:
         graph.inputs = keras.tree.pack_sequence_as(inputs, leaves)
         _name_inputs(graph, graph.source)
         return graph
+
+
+def _names(operations: Iterable[keras.Operation]) -> dict[int, str]:
+    """A name for each operation, by its id: a layer written in Python may hold two of one name."""
+    names = {id(operation): operation.name for operation in operations}
+    taken, used = set(names.values()), set()
+    for key, name in names.items():
+        if name in used:
+            numbered = (f"{name}_{number}" for number in itertools.count(1))
+            names[key] = next(each for each in numbered if each not in taken)
+            taken.add(names[key])
+        used.add(name)
+    return names
 
 
 def _is_time_distributed(operation: keras.Operation) -> bool:

@@ -29,6 +29,7 @@ from kito.graph.keras_internals import (
     calls_in_order,
     numpy_defers,
     structures,
+    sublayers,
 )
 from kito.graph.layer import to_numpy
 from kito.graph.tensorflow_functions import tensorflow_as_keras, uncompiled
@@ -134,7 +135,31 @@ def _recorded(layer: keras.Layer, args: Any, kwargs: Any) -> Functional:
         outputs = layer.call(*args, **kwargs)
     if not all(isinstance(leaf, keras.KerasTensor) for leaf in keras.tree.flatten(outputs)):
         raise UntraceableError("its call returns something that is not a tensor")
-    return keras.Function(inputs if len(inputs) > 1 else inputs[0], outputs)
+    return _function(layer, inputs if len(inputs) > 1 else inputs[0], outputs)
+
+
+def _function(layer: keras.Layer, inputs: Any, outputs: Any) -> Functional:
+    """The graph between tensors. In one graph Keras has no two layers of one name, while a layer
+    written in Python may hold such: they have other names meanwhile.
+    """
+    try:
+        return keras.Function(inputs, outputs)
+    except ValueError:
+        with _numbered(sublayers(layer)[1:]):
+            return keras.Function(inputs, outputs)
+
+
+@contextlib.contextmanager
+def _numbered(layers: list[keras.Layer]) -> Iterator[None]:
+    """Give each layer a name of its own."""
+    names = [layer.name for layer in layers]
+    for number, layer in enumerate(layers):
+        vars(layer)["name"] = f"{layer.name}_{number}"
+    try:
+        yield
+    finally:
+        for layer, name in zip(layers, names, strict=True):
+            vars(layer)["name"] = name
 
 
 def _of_any_batch_size(layer: keras.Layer, args: Any, kwargs: Any) -> Functional:
@@ -169,7 +194,7 @@ def _of_any_batch_size(layer: keras.Layer, args: Any, kwargs: Any) -> Functional
     inputs, outputs = keras.tree.map_structure(
         lambda tensor: tensors[id(tensor)], structures(fixed)
     )
-    return keras.Function(inputs, outputs)
+    return _function(layer, inputs, outputs)
 
 
 def _operation_of_any_batch_size(operation: keras.Operation) -> keras.Operation:

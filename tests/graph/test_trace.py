@@ -590,6 +590,70 @@ class Positions(layers.Layer):
         return x + self.table[: ops.shape(x)[1]]
 
 
+class Alike(layers.Layer):
+    """Two convolutions of one name, and two normalizations."""
+
+    def __init__(self, shared=None, **options):
+        super().__init__(**options)
+        self.one, self.bn = Conv2D(3, 1, name="conv"), BatchNormalization(name="bn")
+        self.other, self.bn2 = shared or Conv2D(3, 1, name="conv"), BatchNormalization(name="bn")
+
+    def build(self, shape):
+        for layer in (self.one, self.bn, self.other, self.bn2):
+            if not layer.built:
+                layer.build((None, None, 4, 3))
+
+    def call(self, x):
+        x = ops.reshape(x, (ops.shape(x)[0], -1, 4, 3))
+        return self.bn2(self.other(self.bn(self.one(x))))
+
+    def compute_output_shape(self, shape):
+        return (shape[0], None, 4, 3)
+
+
+def test_layers_of_one_name():
+    block = Alike(name="block")
+    fast = check_rewrites(around(block), FOLDS, times=2)
+    names = [layer.name for layer in fast.get_layer("block").layers]
+    assert {"bn", "bn_1"} < set(names)
+    assert [part.name for part in sublayers(block)[1:]] == ["conv", "bn", "conv", "bn"]
+
+
+def test_a_model_with_layers_of_one_name():
+    class Net(keras.Model):
+        def __init__(self):
+            super().__init__()
+            self.first, self.second = Alike(name="block"), Alike(name="block")
+
+        def call(self, x):
+            return self.second(self.first(x))
+
+    model = Net()
+    model(np.zeros((1, *SHAPE), "float32"))
+    report = kito.Report()
+    fast = kito.optimize(randomize(model), FOLDS, report=report)
+    assert report.folded == {"conv_batchnorm": 4}
+    data = np.random.default_rng(0).normal(size=(2, *SHAPE)).astype("float32")
+    expected, answer = (to_numpy(each(data, training=False)) for each in (model, fast))
+    np.testing.assert_allclose(answer, expected, rtol=0, atol=1e-5 * np.abs(expected).max())
+
+
+def test_layers_of_one_name_that_are_shared():
+    """Each has its name from the first block that calls it; in the third they meet."""
+
+    class Both(Alike):
+        def __init__(self, one, other):
+            super().__init__(other)
+            self.one = one
+
+    first, second = Alike(), Alike()
+    model = around(first, second, Both(first.one, second.one))
+    randomize(model)
+    report = kito.Report()
+    check_equivalent(model, kito.optimize(model, FOLDS, report=report))
+    assert any("two layers of 'both' have the name 'conv'" in each for each in report.notes)
+
+
 class ShortText(keras.Model):
     def __init__(self):
         super().__init__()
