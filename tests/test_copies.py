@@ -343,6 +343,29 @@ def test_functions_of_tensorflow_are_those_of_keras():
     assert not report.notes
 
 
+@pytest.mark.parametrize(
+    ("function", "name"),
+    [("silu", "silu"), ("swish", "silu"), ("softmax", "softmax"), ("log_softmax", "log_softmax")],
+)
+def test_functions_that_keras_has_by_another_name_can_be_saved(function, name, tmp_path):
+    nn = pytest.importorskip("tensorflow").nn
+    if keras.backend.backend() != "tensorflow":
+        pytest.skip("these are for TensorFlow only")
+    function = getattr(nn, function)
+    row = [Conv2D(4, 3, activation=function), layers.Activation(function), Conv2D(4, 3)]
+    model = keras.Sequential([keras.Input((7, 7, 3)), *row, BatchNormalization()])
+    report = kito.Report()
+    fast = kito.optimize(randomize(model), FOLDS, report=report)
+    assert report.folded == {"conv_batchnorm": 1}
+    assert not report.notes
+    fast.save(tmp_path / "fast.keras")
+    loaded = keras.saving.load_model(tmp_path / "fast.keras")
+    check_equivalent(model, loaded)
+    assert [layer.activation for layer in loaded.layers[:2]] == [
+        getattr(keras.activations, name)
+    ] * 2
+
+
 def attention_model():
     inputs = keras.Input((6, 8))
     x = layers.MultiHeadAttention(2, 4, name="attention")(inputs, inputs)

@@ -26,6 +26,7 @@ import keras
 import numpy as np
 
 from kito.graph.keras_internals import (
+    ACTIVATIONS,
     OTHER_WEIGHTS,
     complete_config,
     has_its_weights,
@@ -37,6 +38,7 @@ from kito.graph.keras_internals import (
     sublayers,
 )
 from kito.graph.layer import to_numpy
+from kito.graph.tensorflow_functions import activation_name
 
 # What is compared by its value.
 PLAIN = (
@@ -48,8 +50,6 @@ SETTINGS = (bool, int, float, str, type(None))
 NOT_SETTINGS = {"_name", "name", "_path", "_parent_path", "_called", "_lock", "_trainable", "built"}
 # How deep objects in the attributes of a layer are compared.
 LEVELS = 3
-# Where a layer keeps the functions that it applies.
-ACTIVATIONS = ("activation", "recurrent_activation")
 
 
 class CannotCopyError(Exception):
@@ -122,7 +122,8 @@ def _is_named(activation: Any) -> bool:
     name = activation.__name__
     if name == "<lambda>":
         return False
-    if getattr(keras.activations, name, None) is activation:
+    # What TensorFlow names otherwise, `complete_config` has under Keras' name.
+    if getattr(keras.activations, name, None) is activation or activation_name(activation):
         return True
     try:
         found = keras.activations.get(keras.activations.serialize(activation))

@@ -22,6 +22,8 @@ from keras.src.ops import math as math_operations
 from keras.src.ops import nn as nn_operations
 from keras.src.ops import numpy as numpy_operations
 
+from kito.graph.tensorflow_functions import activation_name
+
 # keras.ops.add and so on, and +, -, *, / of symbolic tensors.
 AddOperation = numpy_operations.Add
 ConcatenateOperation = numpy_operations.Concatenate
@@ -87,6 +89,9 @@ DETERMINISTIC_OPERATIONS: tuple[type[keras.Operation], ...] = (
     numpy_operations.Transpose,
     numpy_operations.TrueDivide,
 )
+
+# Where a layer keeps the functions that it applies.
+ACTIVATIONS = ("activation", "recurrent_activation")
 
 # Operations that change nothing but the shape.
 RESHAPING_OPERATIONS: tuple[type[keras.Operation], ...] = (
@@ -262,6 +267,11 @@ def complete_config(operation: keras.Operation) -> dict[str, Any]:
         if not own or len(known) < len(names) or _holds_layer(known):
             raise NotImplementedError(f"{cls.__name__} has no configuration") from error
         config = known | {"name": operation.name, "dtype": operation.dtype_policy.name}
+    for name in ACTIVATIONS:
+        if cls.__module__.startswith("keras.src.") and (
+            known_as := activation_name(vars(operation).get(name))
+        ):
+            config[name] = known_as
     # Keras 3.14 leaves it out.
     if hasattr(operation, "output_padding") and cls.__module__.startswith("keras.src."):
         config.setdefault("output_padding", operation.output_padding)
