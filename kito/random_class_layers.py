@@ -145,10 +145,13 @@ def einsum_dense(draw: DrawFn, cls: Any, x: Tensor, axis: int) -> Made:
     kept = "".join(letter for letter in sizes if letter != summed)
     shared = draw(st.sampled_from(("", *kept)))  # an axis of the input that the kernel has too
     kernel = "".join(draw(st.permutations(summed + shared + new)))
+    alone = kept.replace(shared, "") if shared else kept
+    if alone and rarely(draw, 4):  # an axis that is added up, and not with the kernel
+        kept = kept.replace(draw(st.sampled_from(alone)), "")
     output = kept + new if not rarely(draw, 4) else "".join(draw(st.permutations(kept + new)))
     lengths = {letter: draw(st.integers(1, 4)) for letter in new}
     lengths |= dict(zip(sizes, x.shape[1:], strict=True))
-    ellipsis = len(kept) > 0 and not shared and output.startswith(kept) and rarely(draw, 3)
+    ellipsis = len(alone) > 0 and not shared and output.startswith(alone) and rarely(draw, 3)
     equation = f"a{sizes},{kernel}->a{output}"
     if ellipsis and summed == sizes[-1]:
         equation = f"...{summed},{kernel}->...{output.removeprefix(kept)}"
