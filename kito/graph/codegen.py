@@ -98,7 +98,8 @@ class _Builder:
         self.tied = self.find_tied(graph)
         # Composites that have layers in common, of which the calls stand in the model around them.
         self.flat = self.find_flat(graph)
-        self.names: set[str] = set()  # in that model
+        self.here: set[Layer] = set()  # the layers of that model
+        self.names: set[str] = set()  # and their names
 
     def find_tied(self, graph: Graph) -> set[Layer]:
         """The layers that hold a part with weights which others hold too, unless what a composite
@@ -199,7 +200,7 @@ class _Builder:
         if plain or graph in self.rewritten or (written and not graph.frozen):
             return None
         try:
-            model = copy_layer(graph.source, graph.spare)
+            model = copy_layer(graph.source) if graph.spare is None else graph.spare
         except Exception:
             return None
         if hasattr(graph.source, "output_names"):
@@ -209,13 +210,15 @@ class _Builder:
     def new_model(self, graph: Graph) -> keras.Model:
         tensors: dict[Ref, keras.KerasTensor] = {}
         chain = graph.sequential and _is_chain(graph)
-        around, self.names = self.names, {node.layer.name for node in graph}
+        around = self.here, self.names
+        self.here = {node.layer for node in graph}
+        self.names = {layer.name for layer in self.here}
         for node in track(list(graph), f"building {graph.name}"):
             if chain and node.args:
                 self.prepare(graph, node)
             else:
                 self.call(node, tensors)
-        self.names = around
+        self.here, self.names = around
         if chain:
             return self.sequential(graph, tensors)
         inputs = keras.tree.map_structure(tensors.__getitem__, graph.inputs)
@@ -273,12 +276,19 @@ class _Builder:
         for node in layer.graph:
             if Ref(node.id) in tensors:
                 continue
-            known = node.layer in self.built
+            known = self.made(node.layer)
             self.call(node, tensors)
-            if not known and node.layer in self.built:
-                name = layer.name if {node.id} == outputs else self.free_name(layer, node.layer)
-                self.built[node.layer].name = name
+            made = self.made(node.layer)
+            if made is not None and made is not known:
+                last = {node.id} == outputs and layer in self.here  # whose name is free then
+                name = layer.name if last else self.free_name(layer, node.layer)
+                made.name = name
         return keras.tree.map_structure(tensors.__getitem__, layer.graph.outputs)
+
+    def made(self, layer: Layer) -> keras.Operation | None:
+        """What was built for a layer, itself or the model of what it calls."""
+        model = None if layer.graph is None else self.models.get(id(layer.graph))
+        return self.built.get(layer, model)
 
     def free_name(self, composite: Layer, layer: Layer) -> str:
         """A name for a layer inside a composite that nothing has in the model around it."""
@@ -330,10 +340,14 @@ class _Builder:
         if layer in self.tied:
             self.share(layer, TIED)
             return self.built[layer](*args, **kwargs)
+        # A TimeDistributed has the graph of what it holds.
+        if layer.graph is not None and layer.graph.trace and layer.graph.spare is not None:
+            self.built[layer] = layer.graph.spare
+            self.built[layer].name = layer.name
+            return self.built[layer](*args, **kwargs)
         try:
             # A rule may have left it in another's place, which has the name.
-            spare = None if layer.graph is None else layer.graph.spare
-            copy, outputs = copy_and_call(layer.source, args, kwargs, layer.name, spare)
+            copy, outputs = copy_and_call(layer.source, args, kwargs, layer.name)
         except Exception as error:
             if self.can_unfold(layer):  # what it calls may be copied where it can't be
                 self.unfolded.add(layer)

@@ -151,38 +151,28 @@ def copy_structure(layer: keras.Layer) -> keras.Layer:
     return copy
 
 
-def copy_layer(layer: keras.Layer, spare: keras.Layer | None = None) -> keras.Layer:
+def copy_layer(layer: keras.Layer) -> keras.Layer:
     """A second layer that is built and has the state of the first.
-
-    Args:
-        spare: what `copy_structure` gave.
 
     Raises:
         Exception: whatever the class raises, or Keras.
         CannotCopyError: the copy would be another layer.
     """
-    copy = copy_structure(layer) if spare is None else spare
+    copy = copy_structure(layer)
     build(copy, layer.get_build_config())
     copy_state(layer, copy)
     return copy
 
 
 def copy_and_call(
-    layer: keras.Layer,
-    args: Any,
-    kwargs: Any,
-    name: str | None = None,
-    spare: keras.Layer | None = None,
+    layer: keras.Layer, args: Any, kwargs: Any, name: str | None = None
 ) -> tuple[keras.Layer, Any]:
     """A second layer that has the state of the first and is built by its first call, and what that
     gives.
 
-    Args:
-        spare: what `copy_structure` gave.
-
     Raises: what `copy_layer` raises.
     """
-    copy = copy_structure(layer) if spare is None else spare
+    copy = copy_structure(layer)
     copy.name = name or layer.name
     with no_initializers(copy), policy_of(layer):
         outputs = copy(*args, **kwargs)

@@ -23,8 +23,8 @@ import keras
 from kito.graph.copying import can_load, copy_and_call, copy_layer
 from kito.graph.faithful import Opened, check_faithful, opened_graphs, scales
 from kito.graph.inference import placeholder
-from kito.graph.ir import Graph, Tensor, rewritten_graphs, walk
-from kito.graph.keras_internals import Functional, is_graph_class, sublayers
+from kito.graph.ir import Graph, Tensor, Trace, rewritten_graphs, walk
+from kito.graph.keras_internals import Functional, is_graph_class, shell, sublayers
 from kito.graph.layer import Layer
 from kito.graph.record import UntraceableError
 from kito.graph.sizes import check_sizes
@@ -200,16 +200,23 @@ def _unloadable(
 def _is_copied(layer: Layer) -> bool:
     """Whether Keras makes a second layer with the state of a composite, or of a model in it."""
     assert layer.graph is not None
-    trace = layer.graph.trace
     try:
-        if trace is None:
-            copy_layer(layer.source)
-        else:
-            args, kwargs = keras.tree.map_structure(
-                lambda leaf: placeholder(leaf) if isinstance(leaf, Tensor) else leaf,
-                (trace.args, trace.kwargs),
-            )
-            copy_and_call(layer.source, args, kwargs)
+        copied(layer.source, layer.graph.trace)
     except Exception:
         return False
     return True
+
+
+def copied(source: keras.Layer, trace: Trace | None) -> keras.Layer:
+    """A second layer with the state of the first, which Keras builds, or the call of its trace.
+
+    Raises: what `copy_layer` raises.
+    """
+    if trace is None:
+        return copy_layer(source)
+    args, kwargs = keras.tree.map_structure(
+        lambda leaf: placeholder(leaf) if isinstance(leaf, Tensor) else leaf,
+        (trace.args, trace.kwargs),
+    )
+    copy, _ = copy_and_call(source, args, kwargs)
+    return shell(copy)

@@ -111,6 +111,7 @@ class Trace:
         scales: how the sizes that are not known stand to each other, for each tensor in the
             arguments; none where they are alike.
         calls: the calls, each with its own sizes, if it is the record of several.
+        reads: the shapes of tensors that the call read.
     """
 
     source: keras.Layer
@@ -119,6 +120,7 @@ class Trace:
     outputs: tuple[Tensor, ...] = ()
     scales: tuple[int, ...] = field(default=(), repr=False)
     calls: tuple[Trace, ...] = field(default=(), repr=False)
+    reads: tuple[tuple[int | None, ...], ...] = field(default=(), repr=False)
 
 
 def exactly(value: Any) -> str:
@@ -168,7 +170,7 @@ class Graph:
             written in Python.
         laid_open: the composites of which the calls stand here, in the place of theirs.
         lifted: its calls before any rule was applied.
-        spare: a layer of the configuration of the source, not yet built, where one was made.
+        spare: a copy of what it was lifted from, if one was made.
         dag: the `networkx.MultiDiGraph` of the numbers of the nodes. A multigraph, for
             `Add()([x, x])` has two equal edges.
     """

@@ -354,9 +354,9 @@ class _Lifter:
             for ref in node.refs
         ):
             raise UntraceableError("it gets an optional input, which may be None")
-        with trace(layer.source, call.args, call.kwargs, self._outputs) as function:
+        with trace(layer.source, call.args, call.kwargs, self._outputs) as (function, reads):
             graph = self.record(function, layer.name)
-        graph.trace = call
+        graph.trace = replace(call, reads=tuple(reads.shapes))
         for ref, spec in zip(keras.tree.flatten(graph.outputs), call.outputs, strict=True):
             check_shape(graph.tensor(ref).shape, spec)
         return replace(layer, graph=graph)
@@ -422,11 +422,15 @@ class _Lifter:
         Raises:
             UntraceableError: there is none.
         """
-        with trace(model, (inputs,), {}, self._outputs) as function:
+        with trace(model, (inputs,), {}, self._outputs) as (function, reads):
             graph = self.record(function, model.name)
         built = _as_built(model, inputs)
         graph.trace = Trace(
-            model, (inputs,), {}, calls=() if built == inputs else (Trace(model, (built,), {}),)
+            model,
+            (inputs,),
+            {},
+            calls=() if built == inputs else (Trace(model, (built,), {}),),
+            reads=tuple(reads.shapes),
         )
         graph.trainable = model.trainable
         graph.source = model

@@ -32,12 +32,15 @@ from kito.graph.keras_internals import (
     sublayers,
 )
 from kito.graph.layer import to_numpy
+from kito.graph.size_reads import Reads, watched
 from kito.graph.tensorflow_functions import tensorflow_as_keras, uncompiled
 
-LOCK = threading.RLock()
+_LOCK = threading.RLock()
 
 # A batch size of which no other number in a model is a multiple.
 BATCH_SIZE = 7919
+# By how much a size is larger than others, where that is tried.
+LONGER = 8
 # Of so many numbers in a tensor, each may be made of it.
 FEW = 16
 IN_A_RESHAPE = "computes with the batch size, which kito can replace in a reshape only"
@@ -61,21 +64,23 @@ def only_untraceable(data: str = "random data", remedy: str = "") -> Iterator[No
         raise UntraceableError(f"its call fails on {data} ({said}){remedy}") from error
 
 
-def record(layer: keras.Layer, args: Any, kwargs: Any) -> Functional:
+def record(layer: keras.Layer, args: Any, kwargs: Any, reads: Reads | None = None) -> Functional:
     """The calls that a layer's `call` makes at inference.
 
     Args:
         args, kwargs: the arguments of the call, with a `Tensor` where the layer gets a tensor.
+        reads: is told which sizes the call reads.
 
     Raises:
         UntraceableError: it needs a size that is not known.
         Exception: whatever else `call` raises on symbolic tensors.
     """
+    reads = Reads() if reads is None else reads
     try:
-        function = _recorded(layer, args, kwargs)
+        function = _recorded(layer, args, kwargs, reads)
         check_reshapes(function)
     except Exception:
-        function = _of_any_batch_size(layer, args, kwargs)
+        function = _of_any_batch_size(layer, args, kwargs, reads)
     return function
 
 
@@ -85,14 +90,14 @@ def with_sizes(
     batch: int | None = None,
     others: int | None = None,
     scales: Iterable[int] = (),
-    steps: tuple[int, int] = (0, 0),
+    longer: tuple[int | None, int] | None = None,
 ) -> Any:
     """Arguments of a call, with numbers for the sizes that are not known, that of the batch and the
     others; None leaves them as they are.
 
     Args:
         scales: how many times the others, for each tensor; once if there is none.
-        steps: by how much larger they are for each axis, and for each tensor.
+        longer: the tensor, or None for all, and the axis of which the size is several times that.
     """
     factors = itertools.chain(scales, itertools.repeat(1))
     numbers = itertools.count()
@@ -101,21 +106,20 @@ def with_sizes(
         if not isinstance(leaf, Tensor):
             return leaf
         factor, number = next(factors), next(numbers)
-        shape = [
-            size
-            if size is not None
-            else batch
-            if not axis
-            else others and (others + axis * steps[0]) * factor + number * steps[1]
-            for axis, size in enumerate(leaf.shape)
-        ]
-        return replace(leaf, shape=tuple(shape))
+
+        def of(axis: int) -> int | None:
+            times = LONGER if longer in ((None, axis), (number, axis)) else 1
+            return (others and others * factor * times) if axis else batch
+
+        sizes = (of(axis) if size is None else size for axis, size in enumerate(leaf.shape))
+        return replace(leaf, shape=tuple(sizes))
 
     return keras.tree.map_structure(sized, arguments)
 
 
-def _recorded(layer: keras.Layer, args: Any, kwargs: Any) -> Functional:
+def _recorded(layer: keras.Layer, args: Any, kwargs: Any, reads: Reads) -> Functional:
     inputs: list[keras.KerasTensor] = []
+    reads.shapes.clear()
 
     def symbolic(leaf: Any) -> Any:
         if not isinstance(leaf, Tensor):
@@ -131,7 +135,14 @@ def _recorded(layer: keras.Layer, args: Any, kwargs: Any) -> Functional:
     if "training" in inspect.signature(layer.call).parameters:
         kwargs = {**kwargs, "training": False}
     # What classes of Keras are given for this time, they have for all threads.
-    with LOCK, at_inference(layer), tensorflow_as_keras(), uncompiled(), numpy_defers():
+    with (
+        _LOCK,
+        watched(reads),
+        at_inference(layer),
+        tensorflow_as_keras(),
+        uncompiled(),
+        numpy_defers(),
+    ):
         outputs = layer.call(*args, **kwargs)
     if not all(isinstance(leaf, keras.KerasTensor) for leaf in keras.tree.flatten(outputs)):
         raise UntraceableError("its call returns something that is not a tensor")
@@ -162,7 +173,7 @@ def _numbered(layers: list[keras.Layer]) -> Iterator[None]:
             vars(layer)["name"] = name
 
 
-def _of_any_batch_size(layer: keras.Layer, args: Any, kwargs: Any) -> Functional:
+def _of_any_batch_size(layer: keras.Layer, args: Any, kwargs: Any, reads: Reads) -> Functional:
     """The record of a call that computes with its batch size, `ops.shape(x)[0]`.
 
     On a symbolic batch that is None. So the call is recorded with a number, and that is taken out
@@ -171,7 +182,8 @@ def _of_any_batch_size(layer: keras.Layer, args: Any, kwargs: Any) -> Functional
     Raises:
         UntraceableError: the batch size is used in another way.
     """
-    fixed = _recorded(layer, *with_sizes((args, kwargs), batch=BATCH_SIZE))
+    args, kwargs = with_sizes((args, kwargs), batch=BATCH_SIZE)
+    fixed = _recorded(layer, args, kwargs, reads)
     tensors = {
         id(tensor): keras.Input(
             batch_shape=[None if size == BATCH_SIZE else size for size in tensor.shape],

@@ -19,13 +19,13 @@ import numpy as np
 
 from kito.definition import Decline, Match, Result, Rule
 from kito.errors import RuleError
-from kito.graph.copying import copy_structure
+from kito.graph.doubt import copied
 from kito.graph.guards import check_match, check_result
 from kito.graph.hazards import check_hazards
 from kito.graph.inference import infer_outputs
 from kito.graph.ir import Graph, Node, Ref, walk
 from kito.graph.kept import EXPECTED_TO_GO, unexplained
-from kito.graph.keras_internals import Functional, is_graph_class
+from kito.graph.keras_internals import Functional, is_graph_class, sublayers
 from kito.graph.layer import Call, Layer, Output
 from kito.graph.site import Site
 from kito.report import Applied, Declined, Report
@@ -176,11 +176,11 @@ class _Rewriter:
             undone = [done for done in self.applied if done.graphs & inside]
             across = any(not done.graphs <= inside for done in undone)  # with calls elsewhere
             source = graph.source if graph.trace is None else graph.trace.source
-            if not undone or across:
+            if not undone or across or self.has_a_layer_of_others(source, inside):
                 continue
             try:
-                graph.spare = copy_structure(source)
-            except Exception:  # Keras makes none of the configuration
+                graph.spare = copied(source, graph.trace)
+            except Exception:  # the calls inside will take its place
                 continue
             self.applied = [done for done in self.applied if not done.graphs <= inside]
             reason = f"this alone is no reason to take {graph.name} apart, as it has its own class"
@@ -194,6 +194,20 @@ class _Rewriter:
             self.declined = {
                 key: said for key, said in self.declined.items() if key[0] not in inside
             }
+
+    def has_a_layer_of_others(self, source: keras.Layer, inside: set[int]) -> bool:
+        """Whether calls outside use a layer with weights that a composite holds: it is not copied,
+        for the result would have that twice.
+        """
+        held = {id(part) for part in sublayers(source) if part.weights}
+        return any(
+            id(part) in held
+            for graph in self.graphs
+            if id(graph) not in inside
+            for node in graph
+            if node.layer.graph is None and isinstance(node.layer.source, keras.Layer)
+            for part in sublayers(node.layer.source)
+        )
 
     def keeps_class(self, graph: Graph) -> bool:
         """Whether the result has something of the same class in the place of the graph, if nothing

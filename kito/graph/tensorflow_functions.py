@@ -18,6 +18,8 @@ import keras
 import numpy as np
 from keras import ops
 
+from kito.graph.size_reads import Size
+
 Function = Callable[..., Any]
 
 OPERATORS = [
@@ -261,7 +263,8 @@ def _numbers(value: Any) -> Any:
 def _sizes(x: Any) -> Any:
     """The shape, with which one can compute if all of it is known."""
     shape = tuple(ops.shape(x))
-    return shape if None in shape else np.array(shape, "int32")
+    noted = any(isinstance(size, Size) for size in shape)
+    return shape if None in shape else np.array(shape, object if noted else "int32")
 
 
 def _over_axes(function: Function) -> Function:

@@ -27,6 +27,7 @@ from kito.graph.keras_internals import (
 )
 from kito.graph.layer import to_numpy
 from kito.graph.record import UntraceableError, check_reshapes, only_untraceable, record
+from kito.graph.size_reads import Reads
 
 ONLY_KERAS = "; kito looks inside a call that uses layers and keras.ops, or what they replace"
 UNLESS_HELD = "which kito can't take over unless a layer holds it"
@@ -43,7 +44,9 @@ Recorder = Callable[[], Functional]
 
 
 @contextlib.contextmanager
-def trace(layer: keras.Layer, args: Any, kwargs: Any, known: Outputs) -> Iterator[Functional]:
+def trace(
+    layer: keras.Layer, args: Any, kwargs: Any, known: Outputs
+) -> Iterator[tuple[Functional, Reads]]:
     """The graph that the layer's `call` is at inference, for as long as the context lasts.
 
     Args:
@@ -51,21 +54,25 @@ def trace(layer: keras.Layer, args: Any, kwargs: Any, known: Outputs) -> Iterato
         known: what traces found out before; is added to.
 
     Yields:
-        A Functional model of the tensors, in the order in which they stand in the arguments.
+        A Functional model of the tensors, in the order in which they stand in the arguments, and
+        what the call reads of their sizes.
 
     Raises:
         UntraceableError: `call` does not run on symbolic tensors, or depends on something that
             they don't show.
     """
+    if type(layer).__call__ is not keras.Layer.__call__:
+        raise UntraceableError("it has a `__call__` of its own, and the record is that of `call`")
     with (
         only_untraceable("symbolic tensors, which have no values", ONLY_KERAS),
         inferred_once(layer, known),
         untouched(layer),
     ):
-        function = record(layer, args, kwargs)
+        reads = Reads()
+        function = record(layer, args, kwargs, reads)
         _check_constants(layer, function, partial(record, layer, args, kwargs))
         _check_training(function)
-        yield function
+        yield function, reads
 
 
 @contextlib.contextmanager

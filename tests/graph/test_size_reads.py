@@ -1,153 +1,241 @@
-"""Which calls read the size of a tensor: only these are recorded with many sizes."""
+"""The sizes that a call reads, and what it compares them with."""
 
-from unittest.mock import patch
+import enum
+import functools
+import math
 
 import keras
 import pytest
 from keras import layers, ops
 from keras.layers import BatchNormalization, Conv2D
+from keras.ops import shape as size_of
 
 import kito
-from kito.graph import sizes
-from kito.graph.record import record
-from kito.graph.size_reads import sizes_read
+from kito.graph.ir import Tensor
+from kito.graph.record import BATCH_SIZE, record
+from kito.graph.size_reads import Reads
+from kito.graph.sizes import ODD
 from kito.testing import check_rewrites, randomize
 from tests.folds import FOLDS
+from tests.graph.helpers import added_or_pooled
 
 
-def helper(x):
-    return ops.shape(x)
+class Sizes(enum.IntEnum):
+    SMALL = 13
+
+
+class Options:
+    size = 13
+
+
+@functools.cache
+def is_small(size):
+    return size == 13
 
 
 class Block(layers.Layer):
-    """A convolution, and what a subclass does with the result."""
+    """A convolution with its normalization, and what a function makes of a size and the result."""
 
-    def __init__(self, **options):
+    def __init__(self, function=None, **options):
         super().__init__(**options)
-        self.conv = Conv2D(4, 3, padding="same")
-        self.bn = BatchNormalization()
-        self.after = keras.Sequential([layers.ReLU(), layers.Conv2D(4, 1)])
+        self.function = function
+        self.conv, self.bn = Conv2D(4, 3, padding="same"), BatchNormalization()
+        self.half = 26
 
     def build(self, shape):
-        self.conv.build(shape)
-        self.bn.build((*shape[:-1], 4))
-        self.after.build((*shape[:-1], 4))
+        first = shape[0] if isinstance(shape[0], tuple | list) else shape
+        self.conv.build(first)
+        self.bn.build((*first[:-1], 4))
 
     def call(self, x):
-        x = self.bn(self.conv(x))
-        return ops.relu(self.after(x)) + ops.mean(x, axis=(1, 2), keepdims=True)
+        y = self.bn(self.conv(x))
+        return y * 2.0 if self.function and self.function(self, x) else y
 
     def compute_output_shape(self, shape):
-        return (*shape[:-1], 4)
+        first = shape[0] if isinstance(shape[0], tuple | list) else shape
+        return (*first[:-1], 4)
 
 
-class ShapeBlock(Block):
-    def call(self, x):
-        x.shape  # noqa: B018
-        return super().call(x)
-
-
-class OpsBlock(Block):
-    def call(self, x):
-        ops.shape(x)
-        return super().call(x)
-
-
-class HelperBlock(Block):
-    def call(self, x):
-        helper(x)
-        return super().call(x)
-
-
-class InsideBlock(Block):
-    """What is read where the function that reads is an argument of one of Keras'."""
-
-    def call(self, x):
-        keras.tree.map_structure(lambda leaf: leaf.shape, [x])
-        return super().call(x)
-
-
-class PatientBlock(Block):
-    """It tries what some sizes do not allow."""
-
-    def call(self, inputs):
-        x, other = inputs
-        try:
-            x = x + other
-        except Exception:
-            x = x + ops.mean(other, axis=(1, 2), keepdims=True)
-        return super().call(x)
-
-    def build(self, shapes):
-        super().build(shapes[0])
-
-    def compute_output_shape(self, shapes):
-        return super().compute_output_shape(shapes[0])
-
-
-def built(cls):
-    block = cls()
-    inputs = keras.Input((None, None, 3))
-    return block, keras.Model(inputs, block(inputs))
-
-
-def readers(block):
-    tensor = kito.graph.ir.Tensor((None, None, None, 3), "float32")
-    with sizes_read() as found:
-        record(block, (tensor,), {})
-    return found
+def reads(function, sizes=(None, None), size=None, batch=None):
+    """What a block reads with unknown sizes, and then with a number in their place."""
+    block = Block(function)
+    block.build((None, None, None, 3))
+    before, found = Reads(), Reads()
+    record(block, (Tensor((None, *sizes, 3), "float32"),), {}, before)
+    if size is not None:
+        found = Reads(size, tuple(before.shapes))
+        known = tuple(size if each is None else each for each in sizes) if batch is None else sizes
+        record(block, (Tensor((batch, *known, 3), "float32"),), {}, found)
+    return before if size is None else found
 
 
 def test_keras_itself_does_not_count():
-    assert readers(built(Block)[0]) == []
+    assert reads(None).shapes == []
 
 
 @pytest.mark.parametrize(
-    ("cls", "reader"),
+    "read",
     [
-        (ShapeBlock, "ShapeBlock.call"),
-        (OpsBlock, "OpsBlock.call"),
-        (HelperBlock, "helper"),
-        (InsideBlock, "InsideBlock.call.<locals>.<lambda>"),
+        lambda block, x: x.shape and False,
+        lambda block, x: ops.shape(x) and False,
+        lambda block, x: keras.tree.map_structure(lambda leaf: leaf.shape, [x]) and False,
     ],
 )
-def test_a_size_is_read(cls, reader):
-    assert set(readers(built(cls)[0])) == {reader}
+def test_a_shape_is_read(read):
+    assert set(reads(read).shapes) == {(None, None, None, 3)}
 
 
-@pytest.mark.skipif(keras.backend.backend() != "tensorflow", reason="functions of TensorFlow")
-@pytest.mark.parametrize("function", ["shape", "get_shape"])
-def test_a_size_is_read_with_tensorflow(function):
-    import tensorflow as tf
+def test_what_a_layer_inside_reads_is_its_own():
+    inside = Block(lambda block, x: x.shape[1] == 13)
+    inside.build((None, None, None, 3))
+    assert reads(lambda block, x: inside(x) is None).shapes == []
 
-    class TensorFlowBlock(Block):
-        def call(self, x):
-            (x.get_shape if function == "get_shape" else lambda: getattr(tf, function)(x))()
-            return super().call(x)
 
-    assert readers(built(TensorFlowBlock)[0])
+# Each branches at a size of 13.
+COMPARISONS = {
+    "equal": lambda block, x: x.shape[1] == 13,
+    "by another name": lambda block, x: size_of(x)[2] == 13,
+    "an attribute": lambda block, x: x.shape[1] == block.half // 2,
+    "a class": lambda block, x: x.shape[1] == Options.size,
+    "an enumeration": lambda block, x: x.shape[1] == Sizes.SMALL,
+    "one of several": lambda block, x: x.shape[1] in (5, 13),
+    "a float": lambda block, x: x.shape[1] is not None and x.shape[1] < 13.5,
+    "a difference": lambda block, x: x.shape[1] is not None and not x.shape[1] - 13,
+    "another difference": lambda block, x: x.shape[1] is not None and 20 - x.shape[1] == 7,
+    "a sum": lambda block, x: x.shape[1] is not None and x.shape[1] + 7 == 20,
+    "a multiple": lambda block, x: x.shape[1] is not None and 2 * x.shape[1] == 26,
+    "a half": lambda block, x: x.shape[1] is not None and x.shape[1] // 2 == 6,
+    "a remainder": lambda block, x: x.shape[1] is not None and x.shape[1] % 10 == 3,
+    "no remainder": lambda block, x: x.shape[1] is not None and not x.shape[1] % 13,
+    "inside": lambda block, x: layers.MaxPooling2D(2)(x).shape[1] == 6,
+    "inside, larger": lambda block, x: layers.UpSampling2D(2)(x).shape[1] == 26,
+}
+
+
+@pytest.mark.parametrize("function", COMPARISONS.values(), ids=COMPARISONS)
+def test_the_size_at_which_a_call_branches_is_found(function):
+    found = reads(function, size=ODD)
+    assert 13 in found.compared
+    assert not found.uses
+    block = Block(function)
+    inputs = keras.Input((None, None, 3))
+    model = randomize(keras.Model(inputs, block(inputs)))
+    report = kito.Report()
+    kito.optimize(model, FOLDS, report=report)
+    assert not report.applied
+    assert "its call does otherwise where a size is" in report.notes[0]
+
+
+UNCLEAR = {
+    "looks up": lambda block, x: {13: True}.get(x.shape[1], False),
+    "remembers": lambda block, x: is_small(x.shape[1]),
+    "names": lambda block, x: f"{x.shape[1]}" == "13",
+    "divides": lambda block, x: x.shape[1] is not None and math.ceil(x.shape[1] / 2) == 7,
+    "converts": lambda block, x: x.shape[1] is not None and int(x.shape[1]) == 13,
+    "multiplies two": lambda block, x: x.shape[1] and x.shape[2] and x.shape[1] * x.shape[2] == 169,
+}
+
+
+@pytest.mark.parametrize("function", UNCLEAR.values(), ids=UNCLEAR)
+def test_what_is_unclear_is_noted(function):
+    assert reads(function, size=ODD).uses
+    block = Block(function)
+    inputs = keras.Input((None, None, 3))
+    model = randomize(keras.Model(inputs, block(inputs)))
+    report = kito.Report()
+    kito.optimize(model, FOLDS, report=report)
+    assert not report.applied
+    assert "may be another at another size" in report.notes[0]
+
+
+@pytest.mark.parametrize(
+    "function",
+    [
+        lambda block, x: {3: True}.get(x.shape[-1]),
+        lambda block, x: f"{x.shape[3]}" == "3",
+        lambda block, x: int(x.shape[-1]) == 13,
+    ],
+)
+def test_sizes_that_are_known_are_plain_numbers(function):
+    found = reads(function, size=ODD)
+    assert not found.uses
+    assert not found.compared
+    block = Block(function)
+    inputs = keras.Input((None, None, 3))
+    check_rewrites(randomize(keras.Model(inputs, block(inputs))), FOLDS, times=1)
+
+
+def test_a_batch_is_found():
+    def function(block, x):
+        return ops.shape(x)[0] is not None and ops.shape(x)[0] % 4 == 0
+
+    assert {4, 5} <= reads(function, (8, 8), BATCH_SIZE, BATCH_SIZE).compared
+    block = Block(function)
+    inputs = keras.Input((8, 8, 3))
+    model = randomize(keras.Model(inputs, block(inputs)))
+    report = kito.Report()
+    kito.optimize(model, FOLDS, report=report)
+    assert not report.applied
+    assert "its call does otherwise with a batch of 4" in report.notes[0]
+
+
+def test_many_comparisons_keep_a_layer_whole():
+    block = Block(lambda block, x: any(x.shape[1] == 7 * number for number in range(1, 60)))
+    inputs = keras.Input((None, None, 3))
+    model = randomize(keras.Model(inputs, block(inputs)))
+    report = kito.Report()
+    kito.optimize(model, FOLDS, report=report)
+    assert not report.applied
+    assert "compares sizes with more than 64 numbers" in report.notes[0]
+
+
+@pytest.mark.parametrize(
+    "function",
+    [
+        lambda block, x: None not in x.shape[1:3] and x.shape[1] > x.shape[2],
+        lambda block, x: None not in x.shape[1:3] and x.shape[2] >= 2 * x.shape[1],
+    ],
+)
+def test_one_axis_is_longer_than_another(function):
+    block = Block(function)
+    inputs = keras.Input((None, None, 3))
+    model = randomize(keras.Model(inputs, block(inputs)))
+    report = kito.Report()
+    kito.optimize(model, FOLDS, report=report)
+    assert not report.applied
+    assert "does otherwise where sizes are not equal" in report.notes[0]
+
+
+class Patient(Block):
+    """It does something else where an operation fails, in a function of another module."""
+
+    def call(self, inputs):
+        return super().call(added_or_pooled(*inputs))
+
+
+def test_a_call_that_catches_errors():
+    one, other = keras.Input((None, None, 3)), keras.Input((None, None, 3))
+    model = randomize(keras.Model([one, other], Patient()([one, other])))
+    report = kito.Report()
+    kito.optimize(model, FOLDS, report=report)
+    assert not report.applied
+    assert "does otherwise where sizes are not equal" in report.notes[0]
 
 
 def test_the_class_is_as_it_was():
     before = vars(keras.KerasTensor)["shape"]
-    with pytest.raises(KeyError), sizes_read():
-        raise KeyError
+    with pytest.raises(TypeError):
+        reads(lambda block, x: x.shape[1] > 0)
     assert vars(keras.KerasTensor)["shape"] is before
 
 
-@pytest.mark.parametrize(("cls", "times"), [(Block, 1), (ShapeBlock, 4)])
-def test_what_reads_no_size_is_recorded_once_more(cls, times):
-    model = randomize(built(cls)[1])
-    with patch.object(sizes, "record", wraps=sizes.record) as recorded:
-        kito.explain(model, FOLDS)
-    assert recorded.call_count == times
-    check_rewrites(model, FOLDS, times=1)
+@pytest.mark.skipif(keras.backend.backend() != "tensorflow", reason="functions of TensorFlow")
+@pytest.mark.parametrize("read", ["shape", "get_shape"])
+def test_sizes_are_read_with_tensorflow(read):
+    import tensorflow as tf
 
+    def function(block, x):
+        size = tf.shape(x)[1] if read == "shape" else x.get_shape().as_list()[1]
+        return size is not None and size == 13
 
-def test_a_call_that_catches_errors_is_recorded_with_many_sizes():
-    one, other = keras.Input((None, None, 3)), keras.Input((None, None, 3))
-    model = randomize(keras.Model([one, other], PatientBlock()([one, other])))
-    report = kito.Report()
-    kito.optimize(model, FOLDS, report=report)
-    assert not report.applied
-    assert any("does otherwise where sizes are not equal" in note for note in report.notes)
+    assert 13 in reads(function, size=ODD).compared
