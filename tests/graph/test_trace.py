@@ -1734,3 +1734,133 @@ def test_rewrites_nothing_where_a_shape_is_inferred_wrongly():
     fast = kept_whole(model, "Keras infers the shape (None, 8, 8, 4), its call gives (2, 16, 8, 4)")
     data = np.ones((2, 12, 8, 3), "float32")
     assert np.allclose(fast.predict_on_batch(data), model.predict_on_batch(data))
+
+
+class Marked(layers.Layer):
+    """One that can't be copied, for it has something that its configuration does not carry."""
+
+    def __init__(self, fold=True, **options):
+        super().__init__(**options)
+        self.fold = fold
+        self.conv, self.bn = Conv2D(3, 3, padding="same"), BatchNormalization()
+        self.note = "set later"
+
+    def build(self, shape):
+        self.conv.build(shape)
+        self.bn.build(shape)
+
+    def call(self, x):
+        x = self.conv(x)
+        return self.bn(x if self.fold else ops.relu(x))
+
+    def compute_output_shape(self, shape):
+        return shape
+
+    def get_config(self):
+        return {**super().get_config(), "fold": self.fold}
+
+    @classmethod
+    def from_config(cls, config):
+        made = cls(**config)
+        made.note = None
+        return made
+
+
+class Holding(layers.Layer):
+    def __init__(self, inside, **options):
+        super().__init__(**options)
+        self.inside = inside
+
+    def build(self, shape):
+        if not self.inside.built:
+            self.inside.build(shape)
+
+    def call(self, x):
+        return ops.relu(self.inside(x))
+
+    def compute_output_shape(self, shape):
+        return shape
+
+
+@pytest.mark.parametrize("fold", [False, True])
+def test_blocks_with_one_in_common_that_is_called_as_another_layer(fold):
+    inside = Marked(fold, name="stem")
+    model = around(Conv2D(3, 1, name="first"), Holding(inside, name="head"))
+    model = keras.Model(model.inputs, Holding(inside, name="stem")(model.output))
+    randomize(model)
+    report = kito.Report()
+    check_equivalent(model, kito.optimize(model, report=report))
+    assert not report.faults
+    assert report.applied
+
+
+class Calling(Block):
+    def __call__(self, x, **options):
+        return super().__call__(x, **options) * 2
+
+
+def test_a_call_around_the_call_is_kept():
+    fast = kept_whole(around(Calling(name="block")), "it has a `__call__` of its own")
+    assert isinstance(fast.get_layer("block"), Calling)
+
+
+class Idle(layers.Layer):
+    """It has nothing but rewrites that are no reason to take it apart."""
+
+    def __init__(self, note=None, **options):
+        super().__init__(**options)
+        self.dense, self.bn, self.note = Dense(3), BatchNormalization(), note
+
+    def build(self, shape):
+        self.dense.build(shape)
+        self.bn.build(shape)
+
+    def call(self, x):
+        return self.dense(ops.tanh(self.bn(x * 0.5 + 1.0)))
+
+    def compute_output_shape(self, shape):
+        return shape
+
+
+@pytest.mark.parametrize("note", [None, "not in the configuration"])
+def test_what_can_not_be_copied_is_taken_apart_at_once(note):
+    """So that nothing is left for a second run."""
+    idle = Idle(name="idle")
+    idle.note = note
+    model = randomize(around(idle, layers.ReLU(), shape=(3,)))
+    report = kito.Report()
+    fast = kito.optimize(model, report=report)
+    check_equivalent(model, fast)
+    assert bool(report.applied) == (note is not None)
+    assert isinstance(fast.get_layer("idle"), Idle) == (note is None)
+    assert not kito.explain(fast).applied
+
+
+@keras.saving.register_keras_serializable("test_trace")
+class Picture(keras.Model):
+    """A graph with a class of its own."""
+
+    def __init__(self, filters=4, **options):
+        inputs = keras.Input(SHAPE)
+        x = layers.GlobalAveragePooling2D()(layers.ReLU()(Conv2D(filters, 3)(inputs)))
+        super().__init__(inputs, x, **options)
+        self.filters = filters
+
+    def get_config(self):
+        return {"filters": self.filters, "name": self.name}
+
+    @classmethod
+    def from_config(cls, config):
+        return cls(**config)
+
+
+def test_a_model_with_a_class_of_its_own_in_a_wrapper_is_copied():
+    model = around(
+        layers.TimeDistributed(Picture(name="picture"), name="frames"), shape=(5, *SHAPE)
+    )
+    randomize(model)
+    report = kito.Report()
+    fast = kito.optimize(model, report=report)
+    check_equivalent(model, fast)
+    assert not report.notes
+    assert not {id(each) for each in model.variables} & {id(each) for each in fast.variables}
