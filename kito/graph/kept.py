@@ -8,9 +8,11 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterator
 
+import keras
 from keras import layers
 
 from kito.graph.ir import Graph, Node
+from kito.graph.keras_internals import is_users
 from kito.report import Declined
 
 # What one would expect to be taken away or replaced, and the rule that would most likely do it.
@@ -46,10 +48,16 @@ def unexplained(
         explained: the names of the layers of which a rule said why it declined.
     """
     for node in graph:
-        rule = NEAREST.get(node.layer.cls)
+        cls = node.layer.cls
+        base = next((each for each in cls.__mro__ if each in NEAREST), None)
+        rule = NEAREST.get(base)
         if rule is None or rule not in rules or node.layer.name in explained:
             continue
-        if _would_go(node):
+        if base is not cls:
+            if base in EXPECTED_TO_GO:
+                reason = f"{_called(node)} may compute something else"
+                yield Declined(rule, (node.layer.name,), path, reason)
+        elif _would_go(node):
             reason = _by_input(node) if node.layer.cls in BY_INPUT else _surroundings(graph, node)
             yield Declined(rule, (node.layer.name,), path, reason)
 
@@ -80,4 +88,9 @@ def _surroundings(graph: Graph, node: Node) -> str:
 
 
 def _called(node: Node) -> str:
-    return f"{node.layer.name} ({node.layer.cls.__name__})"
+    cls = node.layer.cls
+    bases = (each for each in cls.__mro__[1:] if each.__module__.startswith("keras.src.layers."))
+    base = next(bases, keras.Layer)
+    of_a_user = is_users(cls) and base is not keras.Layer
+    kind = f"{cls.__name__}, a subclass of {base.__name__}" if of_a_user else cls.__name__
+    return f"{node.layer.name} ({kind})"

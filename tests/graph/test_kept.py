@@ -31,6 +31,29 @@ def test_a_normalization_behind_an_addition():
     assert "no rule matches there" in str(explain(added(), FOLDS))
 
 
+class Ours(BatchNormalization):
+    """With other defaults."""
+
+
+class OursToo(Conv2D):
+    pass
+
+
+def test_a_subclass_of_a_normalization():
+    model = keras.Sequential([keras.Input(IMAGE), Conv2D(4, 3, name="conv"), Ours(name="bn")])
+    [kept] = explain(model, FOLDS).unmatched
+    assert kept.layers == ("bn",)
+    reason = "bn (Ours, a subclass of BatchNormalization) may compute something else"
+    assert kept.reason == reason
+
+
+def test_a_normalization_behind_a_subclass():
+    model = keras.Sequential([keras.Input(IMAGE), OursToo(4, 3, name="conv")])
+    model.add(BatchNormalization(name="bn"))
+    [kept] = explain(model, FOLDS).unmatched
+    assert "bn follows conv (OursToo, a subclass of Conv2D) and feeds" in kept.reason
+
+
 def test_several_readers_and_an_output():
     inputs = keras.Input(IMAGE, name="image")
     x = BatchNormalization(name="bn")(inputs)
@@ -129,15 +152,18 @@ class Kept(Uncopied):
         return {"size": self.size}
 
 
-def test_what_is_taken_back_is_not_in_the_result():
+@pytest.mark.parametrize("lacks", [False, True])
+def test_what_is_taken_back_is_not_in_the_result(lacks):
+    """If there is no copy, what it calls takes its place, and then nothing is taken back."""
     inputs = keras.Input(IMAGE)
     block = Kept()
     model = randomize(keras.Model(inputs, block(inputs)))
-    block.factor = 2.0
+    if lacks:
+        block.factor = 2.0
     report = Report()
     fast = optimize(model, [*FOLDS, "lone_batchnorm"], report=report)
-    assert not report.applied
-    assert sum(isinstance(part, BatchNormalization) for part in sublayers(fast)) == 1
+    assert bool(report.applied) == lacks
+    assert sum(isinstance(part, BatchNormalization) for part in sublayers(fast)) == 1 - lacks
     check_equivalent(model, fast)
 
 
