@@ -456,3 +456,37 @@ def test_objects_that_are_equal_are_copied():
     report = kito.Report()
     kito.optimize(randomize(keras.Sequential([keras.Input((8, 8, 3)), *rows])), report=report)
     assert not report.notes
+
+
+@keras.saving.register_keras_serializable("test_copies")
+class Scores(layers.Layer):
+    """Keeps the weights of its attention, as people do to look at them."""
+
+    def __init__(self, **options):
+        super().__init__(**options)
+        self.attention = layers.MultiHeadAttention(2, 4)
+        self.last_scores = None
+        self.all_scores = []
+
+    def build(self, shape):
+        self.attention.build(shape, shape)
+
+    def call(self, x):
+        x, self.last_scores = self.attention(x, x, return_attention_scores=True)
+        self.all_scores = [self.last_scores]
+        return x
+
+    def compute_output_shape(self, shape):
+        return shape
+
+
+def test_what_a_call_leaves_in_an_attribute_is_nothing_to_copy():
+    inputs = keras.Input((6, 8))
+    scores = Scores(name="scores")
+    model = randomize(keras.Model(inputs, Dense(2)(layers.Dropout(0.1)(scores(inputs)))))
+    report = kito.Report()
+    fast = kito.optimize(model, report=report)
+    check_equivalent(model, fast)
+    assert not report.notes
+    assert isinstance(fast.get_layer("scores"), Scores)
+    assert not {id(each) for each in model.variables} & {id(each) for each in fast.variables}

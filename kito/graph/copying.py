@@ -266,9 +266,23 @@ def _copy_settings(source: keras.Layer, copy: keras.Layer) -> None:
 
 def _differs(name: str, source: keras.Layer, copy: keras.Layer) -> bool:
     """Whether a copy has another value in an attribute, as far as values can be compared."""
-    if name not in vars(copy):
+    old, new = vars(source)[name], vars(copy).get(name)
+    if any(map(_is_left_by_a_call, keras.tree.flatten((old, new)))):
+        return False
+    return name not in vars(copy) or not _all_equal(old, new, LEVELS)
+
+
+def _is_left_by_a_call(value: Any) -> bool:
+    """Whether a value is a tensor without values: the attribute had it from a symbolic call, and
+    gets another one in the next.
+    """
+    if not keras.ops.is_tensor(value) or isinstance(value, keras.Variable):
+        return isinstance(value, keras.KerasTensor)
+    try:
+        to_numpy(value)
+    except Exception:
         return True
-    return not _all_equal(vars(source)[name], vars(copy)[name], LEVELS)
+    return False
 
 
 def _same_configuration(source: keras.Layer, copy: keras.Layer) -> bool:
