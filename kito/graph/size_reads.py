@@ -11,10 +11,12 @@ import math
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from numbers import Real
 from types import FrameType
 from typing import Any
 
 import keras
+import numpy as np
 
 Shape = tuple[int | None, ...]
 
@@ -85,7 +87,7 @@ class Size(int):
         """Note the sizes for which a comparison with a number comes out in one way or the other.
         Of two sizes each is tried as the larger one.
         """
-        plain = isinstance(other, (int, float)) and not isinstance(other, Size)
+        plain = isinstance(other, Real) and not isinstance(other, Size)
         if not plain or not math.isfinite(other) or not _is_users():
             return
         number = math.floor(other)
@@ -118,9 +120,14 @@ INVERSE: dict[str, Callable[[int, int], list[int]]] = {
     "mod": lambda wanted, number: [number + wanted],
 }
 UNCLEAR = (
-    *("divmod", "float", "format", "hash", "int", "pow", "rfloordiv", "rmod", "round"),
-    *("rtruediv", "str", "truediv"),
+    *("abs", "and", "divmod", "float", "format", "hash", "int", "lshift", "neg", "or", "pow"),
+    *("rfloordiv", "rmod", "round", "rshift", "rtruediv", "str", "truediv", "xor"),
 )
+
+
+def _plain(number: Any) -> Any:
+    """A number of numpy as one of Python, which a size can compute with."""
+    return number.item() if isinstance(number, np.generic) else number
 
 
 def _arithmetic(name: str) -> Callable[[Size, Any], Any]:
@@ -128,8 +135,13 @@ def _arithmetic(name: str) -> Callable[[Size, Any], Any]:
     back = INVERSE[name]
 
     def operate(self: Size, other: Any) -> Any:
+        other = _plain(other)
         value = plain(self, other)
-        if type(value) is not int or not _is_users():
+        if not _is_users():
+            return value
+        if isinstance(other, float):
+            self.reads.uses.add("computes a fraction of a size")
+        if type(value) is not int:
             return value
         if isinstance(other, Size):
             return Size.of(value, self.reads, lambda wanted: [])
@@ -146,6 +158,7 @@ def _comparison(name: str) -> Callable[[Size, Any], Any]:
     plain = getattr(int, f"__{name}__")
 
     def compare(self: Size, other: Any) -> Any:
+        other = _plain(other)
         self.compare(other)
         return plain(self, other)
 

@@ -5,6 +5,7 @@ import functools
 import math
 
 import keras
+import numpy as np
 import pytest
 from keras import layers, ops
 from keras.layers import BatchNormalization, Conv2D
@@ -99,6 +100,8 @@ COMPARISONS = {
     "a class": lambda block, x: x.shape[1] == Options.size,
     "an enumeration": lambda block, x: x.shape[1] == Sizes.SMALL,
     "one of several": lambda block, x: x.shape[1] in (5, 13),
+    "a number of numpy": lambda block, x: x.shape[1] == np.int64(13),
+    "a sum with one": lambda block, x: x.shape[1] and x.shape[1] + np.int64(2) == 15,
     "a float": lambda block, x: x.shape[1] is not None and x.shape[1] < 13.5,
     "a difference": lambda block, x: x.shape[1] is not None and not x.shape[1] - 13,
     "another difference": lambda block, x: x.shape[1] is not None and 20 - x.shape[1] == 7,
@@ -131,6 +134,7 @@ UNCLEAR = {
     "remembers": lambda block, x: is_small(x.shape[1]),
     "names": lambda block, x: f"{x.shape[1]}" == "13",
     "divides": lambda block, x: x.shape[1] is not None and math.ceil(x.shape[1] / 2) == 7,
+    "takes a fraction": lambda block, x: x.shape[1] is not None and x.shape[1] * 0.5 == 6.5,
     "converts": lambda block, x: x.shape[1] is not None and int(x.shape[1]) == 13,
     "multiplies two": lambda block, x: x.shape[1] and x.shape[2] and x.shape[1] * x.shape[2] == 169,
 }
