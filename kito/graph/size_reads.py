@@ -22,6 +22,8 @@ Shape = tuple[int | None, ...]
 
 # In these functions Keras infers what an operation returns.
 INFERENCE = ("__call__", "symbolic_call", "compute_output_spec")
+# It makes the call that is recorded.
+RECORDER = "kito.graph.record"
 # It reads shapes for the `call` that is recorded.
 ON_BEHALF = "kito.graph.tensorflow_functions"
 
@@ -212,8 +214,10 @@ def _is_read() -> bool:
     """
     is_asked = False
     for module, function in _callers():
-        if module.startswith("kito.graph."):
+        if module == RECORDER:
             break
+        if module.startswith("kito.graph."):
+            return False
         if module.startswith("keras.src."):
             if function in INFERENCE:
                 return False

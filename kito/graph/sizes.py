@@ -74,7 +74,7 @@ def check_sizes(trace: Trace, known: Outputs) -> None:
             return None
 
     with only_untraceable(), inferred_once(layer, known), untouched(layer):
-        expected = outline()
+        expected = outline() if unknown or trace.calls else None
         for call in trace.calls:
             if outline((call.args, call.kwargs)) != expected:
                 raise UntraceableError("its call does otherwise with tensors of another size")
@@ -117,8 +117,11 @@ def _check_others(
     tensors = {number for number, _ in unknown}
     if len(tensors) > 1:
         unequal += [{"longer": place} for place in unknown]
-    usual = trace.scales or (1,) * len(keras.tree.flatten((trace.args, trace.kwargs)))
-    unequal += [{"scales": each} for each in possible_scales(trace) if each != usual]
+    unequal += [
+        {"scales": each}
+        for each in possible_scales(trace)
+        if each != (trace.scales or (1,) * len(each))
+    ]
     for some in unequal:
         if outline(others=LARGE, **some) not in (None, expected):
             raise UntraceableError("its call does otherwise where sizes are not equal")

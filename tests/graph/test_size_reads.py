@@ -16,6 +16,7 @@ from kito.graph.ir import Tensor
 from kito.graph.record import BATCH_SIZE, record
 from kito.graph.size_reads import Reads
 from kito.graph.sizes import ODD
+from kito.graph.trace import trace
 from kito.testing import check_rewrites, randomize
 from tests.folds import FOLDS
 from tests.graph.helpers import added_or_pooled
@@ -90,6 +91,28 @@ def test_what_a_layer_inside_reads_is_its_own():
     inside = Block(lambda block, x: x.shape[1] == 13)
     inside.build((None, None, None, 3))
     assert reads(lambda block, x: inside(x) is None).shapes == []
+
+
+class Untold(layers.Layer):
+    """Keras runs it to find out what it returns."""
+
+    def __init__(self, **options):
+        super().__init__(**options)
+        self.inside = layers.ReLU()
+
+    def call(self, x):
+        return self.inside(x) if ops.shape(x)[1] != 13 else x
+
+
+def test_what_is_run_to_infer_its_outputs_reads_for_itself():
+    untold = Untold()
+    untold.build((None, None, None, 3))
+    block = Block(lambda block, x: block.untold(x) is None)
+    block.untold = untold
+    block.build((None, None, None, 3))
+    args = (Tensor((None, None, None, 3), "float32"),)
+    with trace(block, args, {}, {}) as (_, found):
+        assert found.shapes == []
 
 
 # Each branches at a size of 13.
