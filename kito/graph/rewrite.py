@@ -176,7 +176,7 @@ class _Rewriter:
             undone = [done for done in self.applied if done.graphs & inside]
             across = any(not done.graphs <= inside for done in undone)  # with calls elsewhere
             source = graph.source if graph.trace is None else graph.trace.source
-            if not undone or across or self.has_a_layer_of_others(source, inside):
+            if not undone or across or (graph.trace and self.shares(source, inside)):
                 continue
             try:
                 graph.spare = copied(source, graph.trace)
@@ -195,15 +195,15 @@ class _Rewriter:
                 key: said for key, said in self.declined.items() if key[0] not in inside
             }
 
-    def has_a_layer_of_others(self, source: keras.Layer, inside: set[int]) -> bool:
-        """Whether calls outside use a layer with weights that a composite holds: it is not copied,
-        for the result would have that twice.
+    def shares(self, source: keras.Layer, inside: set[int]) -> bool:
+        """Whether other composites use a layer with weights that a composite holds: then it is not
+        copied, for the result would have that twice.
         """
         held = {id(part) for part in sublayers(source) if part.weights}
         return any(
             id(part) in held
             for graph in self.graphs
-            if id(graph) not in inside
+            if graph.trace is not None and id(graph) not in inside
             for node in graph
             if node.layer.graph is None and isinstance(node.layer.source, keras.Layer)
             for part in sublayers(node.layer.source)
