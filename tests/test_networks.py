@@ -13,9 +13,16 @@ SIZE = 96  # the smallest at which all of them build; parameters do not depend o
 # To count branches takes long here, and finds none that small models do not take in other tests.
 pytestmark = pytest.mark.no_cover
 BOUNDS = {"float32": 1e-5, "float64": max(1e-10, TOLERANCES["float64"])}
-# These hold what smaller ones of their families do, more often: they are neither compiled, which
-# takes most of the time, nor built a second time.
-LARGE = {"DenseNet169", "DenseNet201", "NASNetLarge"}
+# These hold what smaller ones do, more often: they are neither compiled, which takes most of the
+# time, nor built a second time.
+LARGE = {
+    "DeepLabV3+xception",
+    "DenseNet169",
+    "DenseNet201",
+    "InceptionResNetV2",
+    "NASNetLarge",
+    "ResNet152-keras-resnet",
+}
 SMALLER = [network for network in NETWORKS if network.name not in LARGE]
 
 
