@@ -198,10 +198,10 @@ def test_a_batch_is_found():
 
 
 def test_many_comparisons_keep_a_layer_whole():
-    kept_whole(
-        Block(lambda block, x: any(x.shape[1] == 7 * number for number in range(1, 60))),
-        "compares sizes with more than 64 numbers",
-    )
+    def function(block, x):
+        return any(x.shape[1] == 7 * number for number in range(1, 60))
+
+    kept_whole(Block(function), "compares sizes with more than 64 numbers")
 
 
 @pytest.mark.parametrize(
