@@ -1838,21 +1838,9 @@ def test_what_can_not_be_copied_is_taken_apart_at_once(note):
 
 
 @keras.saving.register_keras_serializable("test_trace")
-class Picture(keras.Model):
-    """A graph with a class of its own."""
-
-    def __init__(self, filters=4, **options):
-        inputs = keras.Input(SHAPE)
-        x = layers.GlobalAveragePooling2D()(layers.ReLU()(Conv2D(filters, 3)(inputs)))
-        super().__init__(inputs, x, **options)
-        self.filters = filters
-
-    def get_config(self):
-        return {"filters": self.filters, "name": self.name}
-
-    @classmethod
-    def from_config(cls, config):
-        return cls(**config)
+class Picture(OfUnits):
+    def made(self, inputs, units):
+        return layers.GlobalAveragePooling2D()(layers.ReLU()(Conv2D(units, 3)(inputs)))
 
 
 def test_a_model_with_a_class_of_its_own_in_a_wrapper_is_copied():
