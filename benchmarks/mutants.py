@@ -341,6 +341,28 @@ def _taken_for_same(bug: str, condition: str) -> Bug:
 
 
 BUGS: dict[str, list[Bug]] = {
+    "add_batchnorm": [
+        NO_EPSILON,
+        MEAN_SIGN,
+        (
+            "adds the shift to each",
+            "add_batchnorm",
+            "shift / times if linear.layer is with_bias else np.zeros_like(shift)",
+            "shift",
+        ),
+        (
+            "does not check on which axis the channels are",
+            "add_batchnorm",
+            "if linear_axis(linear) != axis:",
+            "if False:",
+        ),
+        (
+            "adds the whole shift for each call of a layer",
+            "add_batchnorm",
+            "shift / times",
+            "shift",
+        ),
+    ],
     "affine_affine": [
         MEAN_SIGN,
         (

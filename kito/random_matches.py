@@ -297,7 +297,7 @@ class Sketch:
     def siblings(
         self, name: str, link: Link, x: Tensor, count: int, *, tie: bool = False
     ) -> Tensors:
-        """Calls of one tensor, rarely of another one, that are mostly much alike.
+        """Calls of one tensor, rarely of another one, of layers that are mostly much alike, or one.
 
         Args:
             tie: whether layers that are alike mostly have the same weights.
@@ -313,6 +313,8 @@ class Sketch:
                 read = self.input(tuple(x.shape), x.dtype)
             if rarely(self.draw, 4):
                 results.append(self.link(name, link, read))
+            elif isinstance(first, keras.Layer) and read is not x and self.draw(st.booleans()):
+                results.append(self.called(first, read))
             elif isinstance(first, keras.Layer):
                 layer = self.varied(cls, first, self.named(name), x)
                 if tie and not rarely(self.draw, 4):

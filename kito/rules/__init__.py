@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from kito.definition import Rule, hookimpl
 from kito.rules import (
     activation,
+    add_batchnorm,
     affine_affine,
     affine_linear,
     batchnorm_backward,
@@ -44,6 +45,7 @@ def register_rules() -> Sequence[Rule]:
     """Every rule that kito brings."""
     return [
         activation.linear_activation,
+        add_batchnorm.add_batchnorm,
         affine_affine.affine_affine,
         affine_linear.affine_linear,
         batchnorm_backward.linear_moves_batchnorm,
