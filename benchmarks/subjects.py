@@ -118,11 +118,10 @@ def inception_time(size: int = 512) -> keras.Model:
     return keras.Model(inputs, x)
 
 
-def normalized_sums(size: int = 28) -> keras.Model:
+def normalized_sums(size: int = 32) -> keras.Model:
     """Three blocks with projections of a ResNet that normalizes sums, arXiv:1603.05027, fig. 4b."""
-    inputs = x = keras.Input((size, size, 128))
-    for filters in (128, 256, 512):
-        strides = 1 if filters == x.shape[-1] else 2
+    inputs = x = keras.Input((size, size, 16))
+    for filters, strides in ((16, 1), (32, 2), (64, 2)):
         y = normalized(x, conv(filters, 3, strides=strides), "relu")
         y = layers.Add()([conv(filters, 3)(y), conv(filters, 1, strides=strides)(x)])
         x = layers.ReLU()(layers.BatchNormalization()(y))
@@ -376,7 +375,7 @@ SUBJECTS: dict[str, Subject] = {
     for network, build, *rules in (
         ("preprocessing", preprocessing, "affine_affine"),
         ("PyramidNet", pyramidnet, "affine_linear"),
-        ("ResNet with normalized sums", normalized_sums, "add_batchnorm"),
+        ("ResNet-110 for CIFAR", normalized_sums, "add_batchnorm"),
         ("InceptionTime", inception_time, "concatenate_batchnorm"),
         ("YOLOv3", yolo, "concatenated_siblings"),
         (
