@@ -287,12 +287,13 @@ class Sketch:
         return self.link(*pattern.into, made[0], made[1:])
 
     def readers(self, pattern: Readers, x: Tensor) -> Tensors:
-        """A call, and calls that read it."""
-        if pattern.source is None:
-            return self.siblings(*pattern.readers, x, self.draw(st.integers(2, 3)))
-        x = self.link(*pattern.source, x)
-        self.inner.append(x)
-        return self.siblings(*pattern.readers, x, self.draw(st.integers(1, 2)))
+        """A chain of calls, and calls that read its last tensor."""
+        *chain, readers = pattern.links.items()
+        x = self.row(Chain(dict(chain)), x)
+        least = 1 if chain else 2
+        if chain:
+            self.inner.append(x)
+        return self.siblings(*readers, x, self.draw(st.integers(least, least + 1)))
 
     def siblings(
         self, name: str, link: Link, x: Tensor, count: int, *, tie: bool = False
@@ -376,11 +377,9 @@ def _parts_in(value: Any) -> list[Part]:
 
 def first_classes(part: Part) -> tuple[Class, ...]:
     """The classes of the call that comes first."""
-    if isinstance(part, Chain):
-        return next(iter(part.links.values())).classes
     if isinstance(part, Branches):
         return part.branches[1].classes
-    return (part.source or part.readers)[1].classes
+    return next(iter(part.links.values())).classes
 
 
 def twins(sketch: Sketch, pattern: Pattern) -> Tensors:

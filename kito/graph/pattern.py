@@ -175,50 +175,50 @@ class Branches:
 
 @dataclass(frozen=True)
 class Readers:
-    """The calls of given classes that read one tensor, and the call that computes it.
+    """The calls of given classes that read one tensor, behind the chain of calls that computes it.
 
     Attributes:
-        source: the call that computes the tensor; None if that may be anything, and stays.
-        readers: the calls, of which there are two at least if there is no `source`.
+        links: those of the chain, and last that of the readers, of which there are two at least if
+            there is no chain: then what computes the tensor may be anything, and stays.
     """
 
-    source: tuple[str, Link] | None
-    readers: tuple[str, Link]
+    links: Mapping[str, Link]
 
     @property
     def names(self) -> tuple[str, ...]:
-        return (self.source[0], self.readers[0]) if self.source else (self.readers[0],)
+        return tuple(self.links)
+
+    @property
+    def last(self) -> tuple[str, Link]:
+        """The capture of the readers, and what fits there."""
+        return list(self.links.items())[-1]
 
     @property
     def anchors(self) -> Classes:
-        return self.readers[1].classes
+        return self.last[1].classes
 
     def match(self, graph: Graph, node: Node) -> Match | None:
         """The match whose last reader is `node`, or None."""
-        if not self.readers[1].fits(node) or len(node.refs) != 1:
+        chain = Chain(self.links).match(graph, node) if len(node.refs) == 1 else None
+        if chain is None:
             return None
-        source = graph.producer(node.input)
-        if self.source and not self.source[1].fits(source):
-            return None
-        readers = graph.readers(source.id)
+        readers = graph.readers(node.refs[0].node)
         # From the end, so that of many readers each but the last looks at few.
         if next(each for each in reversed(readers) if self.fits(each, node)) is not node:
             return None
         found = tuple(each for each in readers if self.fits(each, node))
-        captures: dict[str, Captured] = {self.readers[0]: found}
-        if self.source:
-            captures = {self.source[0]: source, **captures}
-        elif len(found) < 2:
+        if len(self.links) == 1 and len(found) < 2:
             return None
-        return Match(captures, ends=self.readers[0])
+        name, _ = self.last
+        return Match({**chain.captures, name: found}, ends=name)
 
     def fits(self, reader: Node, node: Node) -> bool:
         """Whether a call may stand beside another one: it reads the same tensor, once."""
-        return self.readers[1].fits(reader) and reader.refs == node.refs
+        return self.last[1].fits(reader) and reader.refs == node.refs
 
     def __str__(self) -> str:
-        several = f"[{self.readers[1]}, ...]"
-        return f"{self.source[1]} -> {several}" if self.source else several
+        *chain, last = self.links.values()
+        return " -> ".join([*map(str, chain), f"[{last}, ...]"])
 
 
 @dataclass(frozen=True)
@@ -262,12 +262,7 @@ def chain(**links: OneOrMore) -> Chain:
         RuleDefinitionError: there is no link, a link is not a Keras layer class, or the last one is
             `many`.
     """
-    if not links:
-        raise RuleDefinitionError("chain() needs at least one link: chain(conv=Conv2D)")
-    normalized = {name: _link(f"chain({name}=...)", link) for name, link in links.items()}
-    if list(normalized.values())[-1].many:
-        raise RuleDefinitionError("the last link of a chain() is one call, not many()")
-    return Chain(normalized)
+    return Chain(_links("chain", links))
 
 
 def where(
@@ -310,15 +305,23 @@ def readers(**links: OneOrMore) -> Readers:
 
     `readers(convs=Conv2D)` are all calls of the class that read one tensor, two at least;
     `readers(norm=LayerNormalization, dense=Dense)` are a call, and all calls of the other class
-    that read it. The rule returns one result for each of them.
+    that read it. More links before the last one are a chain, as in `chain`. The rule returns one
+    result for each of the readers.
 
     Raises:
-        RuleDefinitionError: these are not one or two links, or a link is not a Keras layer class.
+        RuleDefinitionError: there is no link, a link is not a Keras layer class, or the last one is
+            `many`.
     """
-    if len(links) not in (1, 2):
-        raise RuleDefinitionError("readers() needs one or two links: readers(convs=Conv2D)")
-    *source, last = ((name, _link(f"readers({name}=...)", link)) for name, link in links.items())
-    return Readers(source[0] if source else None, last)
+    return Readers(_links("readers", links))
+
+
+def _links(pattern: str, links: Mapping[str, OneOrMore]) -> dict[str, Link]:
+    if not links:
+        raise RuleDefinitionError(f"{pattern}() needs at least one link: {pattern}(conv=Conv2D)")
+    normalized = {name: _link(f"{pattern}({name}=...)", link) for name, link in links.items()}
+    if list(normalized.values())[-1].many:
+        raise RuleDefinitionError(f"the last link of {pattern}() is one call, not many()")
+    return normalized
 
 
 def _link(where: str, given: OneOrMore) -> Link:

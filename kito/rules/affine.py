@@ -28,7 +28,7 @@ import keras
 import numpy as np
 from keras.layers import BatchNormalization, Normalization, Rescaling
 
-from kito.definition import Chain, Decline, Graph, Match, Node, Ref, Tensor, to_numpy
+from kito.definition import Chain, Decline, Graph, Match, Node, Readers, Ref, Tensor, to_numpy
 from kito.operations import (
     AddOperation,
     DivideOperation,
@@ -88,28 +88,28 @@ class Affine:
 
 @dataclass(frozen=True)
 class Sourced:
-    """A chain of calls, and as `source` the call that makes what the first of them reads."""
+    """A pattern, and as `source` the call that makes what the first of its calls reads."""
 
-    chain: Chain
+    pattern: Chain | Readers
 
     @property
     def names(self) -> tuple[str, ...]:
-        return ("source", *self.chain.names)
+        return ("source", *self.pattern.names)
 
     @property
     def anchors(self) -> tuple[type[keras.Operation], ...]:
-        return self.chain.anchors
+        return self.pattern.anchors
 
     def match(self, graph: Graph, node: Node) -> Match | None:
         """The match that ends at `node`, or None."""
-        match = self.chain.match(graph, node)
+        match = self.pattern.match(graph, node)
         if match is None:
             return None
         source = graph.producer(match.head.input)
-        return Match({"source": source, **match.captures}, frozenset({"source"}))
+        return Match({"source": source, **match.captures}, frozenset({"source"}), match.ends)
 
     def __str__(self) -> str:
-        return str(self.chain)
+        return str(self.pattern)
 
 
 def reads_one_tensor(node: Node) -> bool:

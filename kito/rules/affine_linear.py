@@ -1,4 +1,4 @@
-"""Affine map per channel -> layers that commute with it -> linear layer: the map folds forward.
+"""Affine map per channel -> layers that commute with it -> linear layers: the map folds forward.
 
 A linear layer adds up its inputs, each times an entry of the kernel, and the bias:
 
@@ -12,14 +12,15 @@ transposed convolution overlap more or less often, so there too.
 
 Between the map and the linear layer may stand layers that let the map pass; see `commuting.py`.
 
-Each rewrite takes an affine map away and adds none, so the rule comes to an end.
+All that read it must take the map in. Each rewrite takes an affine map away and adds none, so the
+rule comes to an end.
 """
 
 import keras
 import numpy as np
 from keras import layers
 
-from kito.definition import Call, Decline, Layer, Node, Tensor, chain, many, rule, where
+from kito.definition import Call, Decline, Layer, Node, Tensor, many, readers, rule, where
 from kito.rules import einsum_dense
 from kito.rules.affine import (
     AFFINE,
@@ -57,7 +58,7 @@ TRANSPOSED = (layers.Conv1DTranspose, layers.Conv2DTranspose, layers.Conv3DTrans
 
 @rule(
     Sourced(
-        chain(
+        readers(
             affine=where(AFFINE, reads_one_tensor),
             between=many(*COMMUTING),
             linear=READERS,
@@ -65,29 +66,41 @@ TRANSPOSED = (layers.Conv1DTranspose, layers.Conv2DTranspose, layers.Conv3DTrans
     ),
     opens=False,
 )
-def affine_linear(source: Node, affine: Node, between: tuple[Node, ...], linear: Node) -> Call:
-    """Fold a BatchNormalization, or another affine map, into the linear layer after it."""
+def affine_linear(
+    source: Node, affine: Node, between: tuple[Node, ...], linear: tuple[Node, ...]
+) -> list[Call]:
+    """Fold a BatchNormalization, or another affine map, into the linear layers after it."""
     given = source.outputs[affine.input.index]
     check_mask(affine, given)
     if keras.backend.is_float_dtype(given.dtype):
         given = as_cast(affine, given)  # the layer behind it will cast this; integers it would not
     moved = through(between, affine_of(affine, given), affine)
-    if linear.output.dtype != affine.output.dtype:
-        raise Decline(f"{linear.name} turns {affine.output.dtype} into {linear.output.dtype}")
-    layer = absorbed(linear, affine, moved, (affine, *between)[-1].output)
-    return layer(called(between, affine.input), **linear.kwargs)
+    tensor = called(between, affine.input)
+    folded = absorbed(linear, affine, moved, (affine, *between)[-1].output)
+    return [layer(tensor, **each.kwargs) for each, layer in zip(linear, folded, strict=True)]
 
 
-def absorbed(linear: Node, affine: Node, moved: Affine, read: Tensor) -> Layer:
-    """The linear layer that does to `x` what the given one does to `scale * x + shift`.
+def absorbed(linear: tuple[Node, ...], affine: Node, moved: Affine, read: Tensor) -> list[Layer]:
+    """The linear layers that do to `x` what the given ones do to `scale * x + shift`.
 
     Args:
         affine: the call that scales and shifts now.
-        read: the tensor that the linear layer reads now.
+        read: the tensor that the linear layers read now.
 
     Raises:
-        Decline: the layer pads, varies along another axis, or can't have such a bias or kernel.
+        Decline: one changes the dtype, pads, varies along another axis, or can't have such a bias
+            or kernel.
     """
+    found: dict[Layer, Layer] = {}
+    for each in linear:
+        if each.output.dtype != affine.output.dtype:
+            raise Decline(f"{each.name} turns {affine.output.dtype} into {each.output.dtype}")
+        if each.layer not in found:
+            found[each.layer] = _absorbed(each, affine, moved, read)
+    return [found[each.layer] for each in linear]
+
+
+def _absorbed(linear: Node, affine: Node, moved: Affine, read: Tensor) -> Layer:
     if linear.layer.cls is layers.EinsumDense:
         check_range(affine, linear, moved.scale)
         check_shift(moved, linear.output.dtype)

@@ -47,10 +47,7 @@ def layer_normalization_dense(norm: Node, linear: tuple[Node, ...]) -> list[Call
         center=False,
     )
     normalized = plain(norm.input)
-    for each in linear:
-        if each.output.dtype != norm.output.dtype:
-            raise Decline(f"{each.name} turns {norm.output.dtype} into {each.output.dtype}")
-    return [absorbed(each, norm, affine, norm.output)(normalized) for each in linear]
+    return [layer(normalized) for layer in absorbed(linear, norm, affine, norm.output)]
 
 
 def _affine_of(norm: Node) -> Affine:

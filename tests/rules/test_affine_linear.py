@@ -57,6 +57,64 @@ def test_folds(kind, use_bias):
     assert fast.layers[0].use_bias
 
 
+def test_folds_into_all_that_read_the_map():
+    keras.config.set_dtype_policy(DOUBLE)
+    x = keras.Input(SHAPES[2])
+    y = BatchNormalization(epsilon=0.1)(x)
+    readers = [kind(name=name) for name, (rank, kind) in LINEAR.items() if rank == 2]
+    model = keras.Model(x, [layer(y) for layer in readers])
+    fast = check_rewrites(model, RULES, times=1, tolerance=BOUND)
+    assert [layer.name for layer in fast.layers[1:]] == [layer.name for layer in readers]
+
+
+def test_folds_into_all_that_read_what_lets_the_map_pass():
+    x = keras.Input(SHAPES[2])
+    y = layers.Flatten()(BatchNormalization()(x))
+    model = keras.Model(x, [layers.Dense(2)(y), layers.Dense(3, use_bias=False)(y)])
+    assert len(check_rewrites(model, RULES, times=1).layers) == 4
+
+
+def test_a_layer_that_reads_the_map_twice_stays_one():
+    x = keras.Input((9,))
+    y = BatchNormalization()(x)
+    dense = layers.Dense(4)
+    model = keras.Model(x, [layers.ReLU()(dense(y)), layers.Softmax()(dense(y))])
+    fast = check_rewrites(model, RULES, times=1)
+    assert fast.count_params() == model.count_params() - 4 * 9
+
+
+def test_a_layer_that_reads_something_else_too_is_not_copied():
+    x = keras.Input((9,))
+    y = BatchNormalization()(x)
+    shared = layers.Dense(4, name="shared")
+    outputs = [layers.Dense(4)(y), layers.ReLU()(shared(y)), layers.Softmax()(shared(x))]
+    check_declines(keras.Model(x, outputs), RULES, reason="copy")
+
+
+def test_declines_where_one_of_the_readers_can_not_take_the_map():
+    x = keras.Input(SHAPES[2])
+    y = BatchNormalization(name="bn")(x)
+    padded = layers.Conv2D(6, 3, padding="same", name="padded")
+    model = keras.Model(x, [layers.Conv2D(6, 3)(y), padded(y)])
+    check_declines(model, RULES, reason="padded pads with zeros, and bn shifts")
+
+
+def test_declines_where_something_else_reads_the_map():
+    x = keras.Input(SHAPES[2])
+    y = BatchNormalization(name="bn")(x)
+    model = keras.Model(
+        x, [layers.Dense(6)(y), layers.Dense(6, name="last")(y), layers.ReLU(name="relu")(y)]
+    )
+    check_declines(model, RULES, reason="bn feeds relu as well as")
+
+
+def test_declines_where_the_map_is_an_output():
+    x = keras.Input(SHAPES[2])
+    y = BatchNormalization(name="bn")(x)
+    model = keras.Model(x, [layers.Dense(6)(y), layers.Dense(6)(y), y])
+    check_declines(model, RULES, reason="bn is an output of the model")
+
+
 @pytest.mark.parametrize("kind", [*LINEAR, *TRANSPOSED])
 def test_folds_a_scale_where_the_layer_pads(kind):
     keras.config.set_dtype_policy(DOUBLE)
