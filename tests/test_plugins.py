@@ -301,7 +301,7 @@ def test_rules_are_given_as_names_rules_or_both():
 def test_an_unknown_rule_suggests_the_nearest():
     with pytest.raises(kito.UnknownRuleError, match="Did you mean 'conv_batchnorm'"):
         plugins.select(["conv_batchnrom"])
-    with pytest.raises(kito.UnknownRuleError, match="There are: affine_affine, "):
+    with pytest.raises(kito.UnknownRuleError, match="There are: add_batchnorm, affine_affine, "):
         plugins.select(["zzz"])
     with pytest.raises(kito.UnknownRuleError, match="neither a rule nor the name of one"):
         plugins.select([BatchNormalization])

@@ -86,7 +86,7 @@ def test_a_layer_that_reads_the_map_twice_stays_one():
 def test_a_layer_that_reads_something_else_too_is_not_copied():
     x = keras.Input((9,))
     y = BatchNormalization()(x)
-    shared = layers.Dense(4, name="shared")
+    shared = layers.Dense(40, name="shared")
     outputs = [layers.Dense(4)(y), layers.ReLU()(shared(y)), layers.Softmax()(shared(x))]
     check_declines(keras.Model(x, outputs), RULES, reason="copy")
 
