@@ -21,6 +21,7 @@ from kito.graph.change import Recorder
 from kito.graph.codegen import codegen, copy_compile_state
 from kito.graph.doubt import unfaithful
 from kito.graph.ir import Graph
+from kito.graph.keras_internals import READING
 from kito.graph.lift import check_model, lift
 from kito.graph.record import UntraceableError
 from kito.graph.rewrite import Course, rewrite
@@ -104,16 +105,17 @@ def optimize(
     known = Known()
 
     def attempt(rules: Sequence[Rule], report: Report, course: Course) -> keras.Model:
-        graph = rewritten(model, rules, report, course, known, savable)
-        if precision is not None:
-            lower(graph, precision)
-        graph.verify()
-        try:
-            fast = codegen(graph, report)
-        except KitoError:
-            raise
-        except Exception as error:  # Keras does not build what a rule asked for
-            raise GraphError(f"{type(error).__name__}: {first_line(error)}") from error
+        with READING:
+            graph = rewritten(model, rules, report, course, known, savable)
+            if precision is not None:
+                lower(graph, precision)
+            graph.verify()
+            try:
+                fast = codegen(graph, report)
+            except KitoError:
+                raise
+            except Exception as error:  # Keras does not build what a rule asked for
+                raise GraphError(f"{type(error).__name__}: {first_line(error)}") from error
         gained = sum(each.parameters for each in report.applied)
         if (more := _parameters(fast) - _parameters(model) - gained) > 0:
             report.notes.append(
@@ -171,7 +173,8 @@ def explain(
     Raises: what `optimize` raises.
     """
     report = Report()
-    rewritten(model, plugins.select(rules, target), report)
+    with READING:
+        rewritten(model, plugins.select(rules, target), report)
     return report
 
 

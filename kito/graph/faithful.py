@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import itertools
+import threading
 from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from typing import Any
@@ -209,8 +210,10 @@ def remembered(layers: Iterable[keras.Layer]) -> Iterator[None]:
     lies between them.
     """
     patched = {id(layer): layer for layer in layers}.values()
+    thread = threading.get_ident()
     for layer in patched:
-        vars(layer)["call"] = partial(_answer, [], layer.call)  # not setattr: it would be tracked
+        # Not setattr: it would be tracked.
+        vars(layer)["call"] = partial(_answer, thread, [], layer.call)
     try:
         yield
     finally:
@@ -219,8 +222,14 @@ def remembered(layers: Iterable[keras.Layer]) -> Iterator[None]:
 
 
 def _answer(
-    before: list[tuple[list[Any], Any]], call: Callable[..., Any], *args: Any, **kwargs: Any
+    thread: int,
+    before: list[tuple[list[Any], Any]],
+    call: Callable[..., Any],
+    *args: Any,
+    **kwargs: Any,
 ) -> Any:
+    if threading.get_ident() != thread:
+        return call(*args, **kwargs)
     given = keras.tree.flatten((args, kwargs))
     for known, outputs in before:
         if len(known) == len(given) and all(map(_is_same, known, given)):

@@ -6,6 +6,7 @@ import contextlib
 import functools
 import inspect
 import sys
+import threading
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -184,6 +185,15 @@ def calls_in_order(model: keras.Model) -> list[Any]:
 def keras_mask(tensor: Any) -> Any:
     """The mask that Keras attached to a symbolic tensor, or None."""
     return getattr(tensor, "_keras_mask", None)
+
+
+def settings(operation: keras.Operation) -> dict[str, Any]:
+    """What an operation that is no layer was made with, such as the bounds of `ops.clip`."""
+    return {
+        name: value
+        for name, value in vars(operation).items()
+        if name != "name" and not name.startswith("_")
+    }
 
 
 def arguments(call: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
@@ -441,6 +451,11 @@ def _global_attribute(name: str, value: Any) -> Iterator[None]:
         global_state.set_global_attribute(name, before)
 
 
+# What layers, variables and classes of Keras are given for some time, they have for all threads: so
+# one thread at a time reads a model.
+READING = threading.RLock()
+
+
 @contextlib.contextmanager
 def untouched(layer: keras.Layer) -> Iterator[None]:
     """Let a layer's `call` run on symbolic tensors, and leave no trace of that in the layer.
@@ -452,6 +467,7 @@ def untouched(layer: keras.Layer) -> Iterator[None]:
     parts = sublayers(layer)
     before = [dict(vars(part)) for part in parts]
     held = [(f"{part.name}.{name}", *each) for part in parts for name, *each in _held(part)]
+    losses = [(part._losses, list(part._losses), set(part._loss_ids)) for part in parts]
     calls = [(len(part._inbound_nodes), len(part._outbound_nodes)) for part in parts]
     try:
         with _not_assigned(layer):
@@ -470,6 +486,8 @@ def untouched(layer: keras.Layer) -> Iterator[None]:
                         changed.append(f"{part.name}.{name}")
             now.clear()
             now.update(attributes)
+        for part, (holder, contents, ids) in zip(parts, losses, strict=True):
+            holder[:], part._loss_ids = contents, ids
         for name, holder, contents in held:
             if not _are_same_objects(_contents(holder), contents):
                 changed.append(name)
@@ -540,9 +558,10 @@ def _not_assigned(layer: keras.Layer) -> Iterator[None]:
     Raises:
         StatefulCallError: where it is assigned.
     """
+    thread = threading.get_ident()
 
     def refuse(variable: keras.Variable, assign: Callable[[Any], Any], value: Any) -> Any:
-        if in_stateless_scope():
+        if in_stateless_scope() or threading.get_ident() != thread:  # which may train the model
             return assign(value)
         raise StatefulCallError(
             f"the call of {layer.name} assigns to {variable.path}: the next need not be the same"

@@ -10,7 +10,6 @@ import contextlib
 import inspect
 import itertools
 import math
-import threading
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from typing import Any
@@ -21,6 +20,7 @@ import numpy as np
 from kito.errors import first_line
 from kito.graph.ir import Tensor
 from kito.graph.keras_internals import (
+    READING,
     Functional,
     ReshapeOperation,
     StatefulCallError,
@@ -34,8 +34,6 @@ from kito.graph.keras_internals import (
 from kito.graph.layer import to_numpy
 from kito.graph.size_reads import Reads, watched
 from kito.graph.tensorflow_functions import tensorflow_as_keras, uncompiled
-
-_LOCK = threading.RLock()
 
 # A batch size of which no other number in a model is a multiple.
 BATCH_SIZE = 7919
@@ -91,13 +89,15 @@ def with_sizes(
     others: int | None = None,
     scales: Iterable[int] = (),
     longer: tuple[int | None, int] | None = None,
+    times: float = LONGER,
 ) -> Any:
     """Arguments of a call, with numbers for the sizes that are not known, that of the batch and the
     others; None leaves them as they are.
 
     Args:
         scales: how many times the others, for each tensor; once if there is none.
-        longer: the tensor, or None for all, and the axis of which the size is several times that.
+        longer: the tensor, or None for all, and the axis of which the size is some times that.
+        times: how many.
     """
     factors = itertools.chain(scales, itertools.repeat(1))
     numbers = itertools.count()
@@ -108,8 +108,8 @@ def with_sizes(
         factor, number = next(factors), next(numbers)
 
         def of(axis: int) -> int | None:
-            times = LONGER if longer in ((None, axis), (number, axis)) else 1
-            return (others and others * factor * times) if axis else batch
+            stretch = times if longer in ((None, axis), (number, axis)) else 1
+            return (others and int(others * factor * stretch)) if axis else batch
 
         sizes = (of(axis) if size is None else size for axis, size in enumerate(leaf.shape))
         return replace(leaf, shape=tuple(sizes))
@@ -134,9 +134,8 @@ def _recorded(layer: keras.Layer, args: Any, kwargs: Any, reads: Reads) -> Funct
     args, kwargs = keras.tree.map_structure(symbolic, (args, kwargs))
     if "training" in inspect.signature(layer.call).parameters:
         kwargs = {**kwargs, "training": False}
-    # What classes of Keras are given for this time, they have for all threads.
     with (
-        _LOCK,
+        READING,
         watched(reads),
         at_inference(layer),
         tensorflow_as_keras(),

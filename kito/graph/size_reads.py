@@ -37,6 +37,7 @@ class Reads:
         before: what the same call read with unknown ones.
         shapes: what was read, in its order.
         compared: sizes of the input with which a comparison may come out otherwise.
+        pairs: whether sizes were compared with each other.
         uses: what was done with a size of which it can't be told with which others it would come
             out otherwise.
     """
@@ -45,6 +46,7 @@ class Reads:
     before: Sequence[Shape] = ()
     shapes: list[Shape] = field(default_factory=list)
     compared: set[int] = field(default_factory=set)
+    pairs: bool = False
     uses: set[str] = field(default_factory=set)
 
     def note(self, shape: Shape) -> Shape:
@@ -90,6 +92,7 @@ class Size(int):
         Of two sizes each is tried as the larger one.
         """
         plain = isinstance(other, Real) and not isinstance(other, Size)
+        self.reads.pairs |= isinstance(other, Size) and _is_users()
         if not plain or not math.isfinite(other) or not _is_users():
             return
         number = math.floor(other)
@@ -122,8 +125,9 @@ INVERSE: dict[str, Callable[[int, int], list[int]]] = {
     "mod": lambda wanted, number: [number + wanted],
 }
 UNCLEAR = (
-    *("abs", "and", "divmod", "float", "format", "hash", "int", "lshift", "neg", "or", "pow"),
-    *("rfloordiv", "rmod", "round", "rshift", "rtruediv", "str", "truediv", "xor"),
+    *("abs", "and", "ceil", "divmod", "float", "floor", "format", "hash", "int", "lshift", "neg"),
+    *("or", "pow", "repr", "rfloordiv", "rmod", "round", "rshift", "rtruediv", "str", "truediv"),
+    *("trunc", "xor"),
 )
 
 

@@ -13,6 +13,7 @@ from collections.abc import Callable
 from typing import Any
 
 import keras
+import numpy as np
 
 from kito.graph.faithful import possible_scales
 from kito.graph.ir import Tensor, Trace, exactly
@@ -20,11 +21,12 @@ from kito.graph.keras_internals import (
     Functional,
     arguments,
     calls_in_order,
+    settings,
     structures,
     sublayers,
     untouched,
 )
-from kito.graph.layer import Layer
+from kito.graph.layer import Layer, to_numpy
 from kito.graph.record import (
     BATCH_SIZE,
     UntraceableError,
@@ -38,6 +40,8 @@ from kito.graph.trace import Outputs, inferred_once
 # With which sizes a call is recorded again that is to work with any; data have those in between. At
 # an odd one, what was halved and doubled is smaller; some take none.
 SMALLEST, ODD, LARGE = 1, 1023, 1024
+# Where sizes are compared with each other, by how much one is longer besides.
+LESS = (1.5, 3)
 # Of the numbers that sizes are compared with. Each takes the time of a record.
 MOST = 64
 
@@ -117,6 +121,8 @@ def _check_others(
     tensors = {number for number, _ in unknown}
     if len(tensors) > 1:
         unequal += [{"longer": place} for place in unknown]
+    if reads.pairs:  # with which the other one may come to stand in the middle
+        unequal += [{**each, "times": times} for times in LESS for each in list(unequal)]
     unequal += [
         {"scales": each}
         for each in possible_scales(trace)
@@ -164,8 +170,15 @@ def _outline(function: Functional, held: set[int]) -> list[str]:
 def _described(operation: keras.Operation) -> Any:
     try:
         return type(operation), Layer.of(operation).behaviour
-    except NotImplementedError:  # it can't say what it is
-        return type(operation)
+    except NotImplementedError:  # it has no configuration, as one of numpy's numbers is in it
+        return type(operation), exactly(keras.tree.map_structure(_plain, settings(operation)))
+
+
+def _plain(value: Any) -> Any:
+    """What is equal for equal settings of an operation."""
+    if keras.ops.is_tensor(value) or isinstance(value, np.ndarray | np.generic):
+        return to_numpy(value).tolist()
+    return value if isinstance(value, bool | int | float | str | None) else type(value)
 
 
 def _are_same(one: list[str] | None, size: int, other: list[str] | None, other_size: int) -> bool:

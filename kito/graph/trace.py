@@ -22,6 +22,7 @@ from kito.graph.keras_internals import (
     calls_in_order,
     is_graph_class,
     is_strict,
+    settings,
     sublayers,
     untouched,
 )
@@ -193,7 +194,7 @@ def _tensors(function: Functional) -> Iterator[tuple[str, Any]]:
     for call in calls_in_order(function):
         leaves = keras.tree.flatten((call.arguments.args, call.arguments.kwargs))
         if not isinstance(call.operation, keras.Layer):
-            leaves += filter(callable, vars(call.operation).values())
+            leaves += filter(_is_held, keras.tree.flatten(settings(call.operation)))
         for leaf in leaves:
             if isinstance(leaf, (keras.KerasTensor, *plain)):
                 continue
@@ -203,6 +204,11 @@ def _tensors(function: Functional) -> Iterator[tuple[str, Any]]:
                     f"its call hands a {made} to {call.operation.name}, {UNLESS_HELD}"
                 )
             yield call.operation.name, leaf
+
+
+def _is_held(value: Any) -> bool:
+    """Whether an operation that has a value among its settings reads more than a number."""
+    return callable(value) or isinstance(value, keras.Variable) or keras.ops.is_tensor(value)
 
 
 def _other(variable: keras.Variable) -> Any:
