@@ -98,6 +98,11 @@ class _Builder:
         self.tied = self.find_tied(graph)
         # Composites that have layers in common, of which the calls stand in the model around them.
         self.flat = self.find_flat(graph)
+        # In how many graphs a layer is called, and what all layers are called.
+        self.callers = Counter(
+            layer for _, each in walk(graph) for layer in {node.layer for node in each}
+        )
+        self.all_names = {layer.name for layer in self.callers}
         self.here: set[Layer] = set()  # the layers of that model
         self.names: set[str] = set()  # and their names
 
@@ -225,6 +230,9 @@ class _Builder:
         outputs = keras.tree.map_structure(tensors.__getitem__, graph.outputs)
         model = Functional(inputs, outputs, name=graph.name)
         set_trainable_alone(model, graph.trainable)
+        known = getattr(graph.source, "output_names", ())
+        if len(known) == len(model.output_names):
+            model.output_names = list(known)  # two outputs of one layer had one name
         return model
 
     def call(self, node: Node, tensors: dict[Ref, keras.KerasTensor]) -> None:
@@ -272,7 +280,7 @@ class _Builder:
             for ref, tensor in zip(keras.tree.flatten(layer.graph.inputs), given, strict=True)
             for dtype in [layer.graph.tensor(ref).dtype]
         }
-        outputs = {ref.node for ref in layer.graph.output_refs}
+        outputs = {layer.graph[ref.node].layer for ref in layer.graph.output_refs}
         for node in layer.graph:
             if Ref(node.id) in tensors:
                 continue
@@ -280,9 +288,9 @@ class _Builder:
             self.call(node, tensors)
             made = self.made(node.layer)
             if made is not None and made is not known:
-                last = {node.id} == outputs and layer in self.here  # whose name is free then
-                name = layer.name if last else self.free_name(layer, node.layer)
-                made.name = name
+                alone = self.callers[node.layer] == 1 and layer in self.here
+                last = {node.layer} == outputs and alone  # the name of the composite is free then
+                made.name = layer.name if last else self.free_name(layer, node.layer)
         return keras.tree.map_structure(tensors.__getitem__, layer.graph.outputs)
 
     def made(self, layer: Layer) -> keras.Operation | None:
@@ -291,9 +299,11 @@ class _Builder:
         return self.built.get(layer, model)
 
     def free_name(self, composite: Layer, layer: Layer) -> str:
-        """A name for a layer inside a composite that nothing has in the model around it."""
-        name = next(each for each in names_inside(composite, layer) if each not in self.names)
+        """A name for a layer inside a composite that nothing has in the models around it."""
+        taken = self.names if self.callers[layer] == 1 else self.names | self.all_names
+        name = next(each for each in names_inside(composite, layer) if each not in taken)
         self.names.add(name)
+        self.all_names.add(name)
         return name
 
     def can_unfold(self, layer: Layer) -> bool:

@@ -22,10 +22,10 @@ from kito.samples import draw
 
 # What each dimension that is not known is, in two runs; the next where that is too large, as for a
 # table of positions. In a model five poolings by two must fit.
-SIZES_OF_A_LAYER = ((16, 32, 8), (20, 40, 12))
+SIZES_OF_A_LAYER = ((16, 32, 8, 64), (20, 40, 12, 96))
 SIZES_OF_A_MODEL = ((64, 16, 8), (96, 24, 12))
 # By how much one input of a call may be larger than another, of which size that is tried, and with
-# how many inputs.
+# how many inputs all ways are.
 SCALES = (1, 2, 4)
 SCALED = 16
 MOST_SCALED = 3
@@ -121,10 +121,14 @@ def possible_scales(trace: Trace) -> Iterator[tuple[int, ...]]:
     """The scales that are tried, of a call with some inputs of unknown sizes; equal ones first."""
     leaves = keras.tree.flatten((trace.args, trace.kwargs))
     unknown = [None in leaf.shape[1:] for leaf in leaves if isinstance(leaf, Tensor)]
-    if not 2 <= sum(unknown) <= MOST_SCALED:
+    count = sum(unknown)
+    if count < 2:
         return
-    products = itertools.product(SCALES, repeat=sum(unknown))
-    for factors in sorted((each for each in products if min(each) == 1), key=sum):
+    steps = [2**step for step in range(count)]  # those of an encoder, of which each halves the last
+    found = [(1,) * count, tuple(steps), tuple(reversed(steps))]
+    if count <= MOST_SCALED:
+        found += [each for each in itertools.product(SCALES, repeat=count) if min(each) == 1]
+    for factors in sorted(dict.fromkeys(found), key=sum):
         some = iter(factors)
         yield tuple(next(some) if each else 1 for each in unknown)
 

@@ -96,7 +96,7 @@ def inline(graph: Graph, node: Node) -> dict[str, str]:
     # A Sequential is built for what it is called on first.
     same = all(inside.tensor(old) == graph.tensor(new) for old, new in places.items())
     names = {each.layer.name for each in graph if each is not node}
-    last = {ref.node for ref in inside.output_refs} if len(inside.output_refs) == 1 else set()
+    last = {inside[ref.node].layer for ref in inside.output_refs}
     layers: dict[Layer, Layer] = {}
 
     def placed(leaf: Any) -> Any:
@@ -107,7 +107,7 @@ def inline(graph: Graph, node: Node) -> dict[str, str]:
             continue
         if call.layer not in layers:
             wanted = names_inside(node.layer, call.layer)
-            if call.id in last:
+            if {call.layer} == last:
                 wanted = itertools.chain([node.layer.name], wanted)
             name = next(each for each in wanted if each not in names)
             names.add(name)

@@ -183,7 +183,11 @@ class _Lifter:
         graph.source = model
         refs: dict[int, Ref] = {}
         calls = calls_in_order(model)
-        names = _names(call.operation for call in calls)
+        operations = [call.operation for call in calls]
+        known = {
+            id(each): self._layers[id(each)].name for each in operations if id(each) in self._layers
+        }
+        names = _names(operations, known)
 
         def to_ref(leaf: Any) -> Any:
             return refs[id(leaf)] if isinstance(leaf, keras.KerasTensor) else leaf
@@ -453,11 +457,17 @@ class _Lifter:
         return graph
 
 
-def _names(operations: Iterable[keras.Operation]) -> dict[int, str]:
-    """A name for each operation, by its id: a layer written in Python may hold two of one name."""
-    names = {id(operation): operation.name for operation in operations}
-    taken, used = set(names.values()), set()
+def _names(operations: Iterable[keras.Operation], known: Mapping[int, str]) -> dict[int, str]:
+    """A name for each operation, by its id: a layer written in Python may hold two of one name.
+
+    Args:
+        known: those that have one, in another graph too.
+    """
+    names = {id(operation): operation.name for operation in operations} | known
+    taken, used = set(names.values()), set(known.values())
     for key, name in names.items():
+        if key in known:
+            continue
         if name in used:
             numbered = (f"{name}_{number}" for number in itertools.count(1))
             names[key] = next(each for each in numbered if each not in taken)

@@ -125,7 +125,8 @@ def _register() -> None:
     class Dispatcher(tf.__internal__.dispatch.GlobalOpDispatcher):  # type: ignore[misc]
         def handle(self, op: Function, args: Any, kwargs: Any) -> Any:
             found = _functions().get(inspect.unwrap(op)) if _is_recording.get() else None
-            if found is None:
+            # TensorFlow also asks where tensors of its own do not fit.
+            if found is None or not any(map(_is_symbolic, keras.tree.flatten((args, kwargs)))):
                 return self.NOT_SUPPORTED
             function, count = found
             signature = inspect.signature(op)
@@ -245,6 +246,10 @@ def _functions() -> dict[Function, tuple[Function, int]]:
         for count, pairs in alike.items()
         for function, other in pairs
     }
+
+
+def _is_symbolic(value: Any) -> bool:
+    return isinstance(value, keras.KerasTensor)
 
 
 def _is_default(value: Any, default: Any) -> bool:
