@@ -203,7 +203,7 @@ def rewritten(
         recorder = Recorder(graph)
         course.made.clear()
         with doing("rewriting it"):
-            rewrite(graph, rules, attempt, course)
+            rewrite(graph, rules, attempt, course, known.closed)
             in_vain = laid_open_in_vain(graph, attempt.applied, rules) if course.is_free else set()
             found = {} if in_vain else unfaithful(graph, savable)
         if found.keys() <= known.whole.keys() and in_vain <= known.closed:

@@ -122,8 +122,12 @@ class _Builder:
         tied: set[Layer] = set()
         for some in holders.values():
             composites = [layer for layer in some if len(sublayers(layer.source)) > 1]
-            if len(composites) == 1 and len(some) > 1 and self.adopt(some, *copied[composites[0]]):
-                continue
+            if len(composites) == 1 and len(some) > 1:
+                graph, node = copied[composites[0]]
+                # Of a graph that the user made, Keras loads no more than of the result.
+                stays = graph.trace is None or not self.can_unfold(node.layer)
+                if stays and self.adopt(some, graph, node):
+                    continue
             if len(some) > 1 and composites:
                 stuck = [layer for layer in composites if not self.can_unfold(layer)]
                 self.unfolded.update(layer for layer in composites if layer not in stuck)
@@ -132,18 +136,43 @@ class _Builder:
         return tied
 
     def find_flat(self, graph: Graph) -> set[Layer]:
-        """The composites that become models with a layer which another one has too: those Keras
+        """The composites that become models with a layer which another model calls too: those Keras
         does not load.
         """
-        places: dict[Layer, set[Layer]] = {}
-        for _, around in walk(graph):
-            for node in around:
-                if node.layer.graph is not None and self.is_unfolded(node.layer):
-                    for layer in {each.layer for each in node.layer.graph}:
-                        if layer.parameters:
-                            places.setdefault(layer, set()).add(node.layer)
-        flat: set[Layer] = set().union(*(some for some in places.values() if len(some) > 1))
-        return flat
+        flat: set[Layer] = set()
+        while True:
+            depths: dict[Layer | None, int] = {}
+            holders: dict[Layer, set[Layer | None]] = {}
+            self.find_holders(graph, [None], flat, holders, depths)
+            some = set().union(*(each for each in holders.values() if len(each) > 1))
+            found = {layer for layer in some if layer is not None and self.is_unfolded(layer)}
+            if not found:
+                return flat
+            # That may be enough for those around them.
+            deepest = max(depths[layer] for layer in found)
+            flat |= {layer for layer in found if depths[layer] == deepest}
+
+    def find_holders(
+        self,
+        graph: Graph,
+        around: list[Layer | None],
+        flat: set[Layer],
+        found: dict[Layer, set[Layer | None]],
+        depths: dict[Layer | None, int],
+    ) -> None:
+        """Find in which models each layer with weights will be called, and how deep these are.
+
+        Args:
+            around: the layers of the models that the calls of the graph will stand in.
+            flat: the composites that do not become models.
+        """
+        depths[around[-1]] = max(len(around), depths.get(around[-1], 0))
+        for layer in {node.layer for node in graph}:
+            if layer.parameters and layer not in flat:
+                found.setdefault(layer, set()).add(around[-1])
+            if layer.graph is not None and (self.is_unfolded(layer) or not self.is_copied(layer)):
+                inside = around if layer in flat else [*around, layer]
+                self.find_holders(layer.graph, inside, flat, found, depths)
 
     def find_copied(
         self, graph: Graph, seen: set[Graph], found: dict[Layer, tuple[Graph, Node]]

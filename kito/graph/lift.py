@@ -463,7 +463,7 @@ def _names(operations: Iterable[keras.Operation], known: Mapping[int, str]) -> d
     Args:
         known: those that have one, in another graph too.
     """
-    names = {id(operation): operation.name for operation in operations} | known
+    names = {id(operation): operation.name for operation in operations} | {**known}
     taken, used = set(names.values()), set(known.values())
     for key, name in names.items():
         if key in known:

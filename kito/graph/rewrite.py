@@ -19,6 +19,7 @@ import numpy as np
 
 from kito.definition import Decline, Match, Result, Rule
 from kito.errors import RuleError
+from kito.graph.borders import lay_open
 from kito.graph.doubt import copied
 from kito.graph.guards import check_match, check_result
 from kito.graph.hazards import check_hazards
@@ -72,17 +73,22 @@ class Course:
 
 
 def rewrite(
-    graph: Graph, rules: Sequence[Rule], report: Report, course: Course | None = None
+    graph: Graph,
+    rules: Sequence[Rule],
+    report: Report,
+    course: Course | None = None,
+    closed: Collection[keras.Layer] = (),
 ) -> None:
     """Apply the rules everywhere in the graph and its nested graphs, in place, to a fixed point.
 
     Args:
         course: limits what is done, and records it; None is no limit.
+        closed: the composites that are not laid open, see `lay_open`.
 
     Raises:
         RuleError: a rule raised, returned something unusable, or never comes to an end.
     """
-    _Rewriter(graph, rules, report, course or Course()).run()
+    _Rewriter(graph, rules, report, course or Course(), closed).run()
 
 
 @dataclass(frozen=True)
@@ -96,14 +102,33 @@ class _Done:
 
 
 class _Rewriter:
-    def __init__(self, graph: Graph, rules: Sequence[Rule], report: Report, course: Course) -> None:
-        self.paths = {id(nested): path for path, nested in walk(graph)}
-        self.graphs = [nested for _, nested in walk(graph)]
+    def __init__(
+        self,
+        graph: Graph,
+        rules: Sequence[Rule],
+        report: Report,
+        course: Course,
+        closed: Collection[keras.Layer],
+    ) -> None:
+        self.root = graph
         self.report = report
         self.course = course
+        self.closed = closed
         # By name: whatever order plugins were found in, the result is the same.
         self.all_rules = sorted(rules, key=lambda rule: rule.name)
         self.rules: dict[type, list[Rule]] = {}
+        self.queue: deque[tuple[Graph, int]] = deque()
+        self.queued: set[tuple[int, int]] = set()
+        self.rewrites: dict[tuple[int, int], int] = {}
+        self.declined: dict[tuple[int, int], dict[str, Declined]] = {}
+        self.applied: list[_Done] = []
+        self.look()
+        self.limit = MAX_REWRITES_OF_A_CALL + 10 * sum(map(len, self.graphs))
+
+    def look(self) -> None:
+        """See what graphs there are, and who calls what in them."""
+        self.paths = {id(nested): path for path, nested in walk(self.root)}
+        self.graphs = [nested for _, nested in walk(self.root)]
         # As the keys of a dict, which has an order and gives one up at once.
         self.calls: dict[Layer, dict[tuple[Graph, int], None]] = {}
         self.owners: dict[Graph, dict[Layer, None]] = {}
@@ -111,20 +136,17 @@ class _Rewriter:
         for nested in self.graphs:
             for node in nested:
                 self.enter(nested, node)
-        self.queue: deque[tuple[Graph, int]] = deque()
-        self.queued: set[tuple[int, int]] = set()
-        self.rewrites: dict[tuple[int, int], int] = {}
-        self.limit = MAX_REWRITES_OF_A_CALL + 10 * sum(map(len, self.graphs))
-        self.declined: dict[tuple[int, int], dict[str, Declined]] = {}
-        self.applied: list[_Done] = []
 
     def run(self) -> None:
-        if self.graphs[0].frozen:
+        if self.root.frozen:
             return
         early = [rule for rule in self.all_rules if not rule.late]
-        self.to_fixed_point(early)
-        if len(early) < len(self.all_rules):
-            self.to_fixed_point(self.all_rules)
+        for rules in (early, self.all_rules):
+            self.to_fixed_point(rules)
+            # What a rule left may fold across a border that was a hindrance to nothing before.
+            while lay_open(self.root, self.closed):
+                self.look()
+                self.to_fixed_point(rules)
         self.undo_idle()
         self.report.applied.extend(done.applied for done in self.applied)
         self.report.declined.extend(
@@ -213,7 +235,7 @@ class _Rewriter:
         """Whether the result has something of the same class in the place of the graph, if nothing
         is rewritten in it.
         """
-        if graph is self.graphs[0]:
+        if graph is self.root:
             return is_graph_class(type(graph.source)) and not _is_plain(graph)
         return graph.trace is not None or not _is_plain(graph)
 
