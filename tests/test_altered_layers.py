@@ -339,6 +339,94 @@ def test_composites_in_which_something_folds_share_a_layer(dtype, tmp_path):
     check_equivalent(fast, keras.saving.load_model(tmp_path / "fast.keras"))
 
 
+@keras.saving.register_keras_serializable("test_altered_layers")
+class Folding(layers.Layer):
+    """A Dense layer that it may share, and a fold."""
+
+    def __init__(self, shared=None, **options):
+        super().__init__(**options)
+        self.shared = shared or Dense(8, name="shared")
+        self.dense, self.bn = Dense(8, name="dense"), BatchNormalization(name="bn")
+
+    def build(self, shape):
+        if not self.shared.built:
+            self.shared.build(shape)
+        self.dense.build(shape)
+        self.bn.build(shape)
+
+    def call(self, x):
+        return self.bn(self.dense(ops.tanh(self.shared(x))))
+
+
+class Holding(layers.Layer):
+    """Composites in composites share a layer."""
+
+    def __init__(self, shared, **options):
+        super().__init__(**options)
+        self.part = Folding(shared, name="part")
+
+    def call(self, x):
+        return ops.tanh(self.part(x)) + x
+
+
+@keras.saving.register_keras_serializable("test_altered_layers")
+class Plain(layers.Layer):
+    """Nothing folds in it."""
+
+    def __init__(self, **options):
+        super().__init__(**options)
+        self.first, self.second = Dense(8, name="first"), Dense(8, name="second")
+
+    def build(self, shape):
+        self.first.build(shape)
+        self.second.build(shape)
+
+    def call(self, x):
+        return self.second(ops.tanh(self.first(x)))
+
+
+class Reusing(Folding):
+    """It calls a layer of what it holds."""
+
+    def __init__(self, **options):
+        super().__init__(**options)
+        self.plain = Plain(name="plain")
+
+    def call(self, x):
+        y = super().call(x)
+        return self.plain(y) + self.plain.first(y)
+
+
+class Named(layers.Layer):
+    """Two parts of one name, of which it calls a layer of the one besides."""
+
+    def __init__(self, **options):
+        super().__init__(**options)
+        self.one, self.other = Holding(None, name="part"), Folding(name="part")
+
+    def call(self, x):
+        y = self.one(x)
+        return [self.one.part.dense(x), self.other(y)]
+
+
+def holding_one(x):
+    shared = Dense(8, name="shared")
+    return Holding(shared, name="two")(Holding(shared, name="one")(x))
+
+
+@pytest.mark.parametrize("calls", [holding_one, Reusing(), Named()])
+def test_layers_that_several_levels_share(calls, tmp_path):
+    """Of models that have a layer in common Keras would load none."""
+    inputs = keras.Input((8,))
+    model = randomize(keras.Model(inputs, calls(inputs)))
+    report = kito.Report()
+    fast = kito.optimize(model, report=report, strict=True)
+    assert "dense_batchnorm" in report.folded
+    check_equivalent(model, fast)
+    fast.save(tmp_path / "fast.keras")
+    check_equivalent(fast, keras.saving.load_model(tmp_path / "fast.keras"))
+
+
 @pytest.mark.parametrize("sequential", [False, True])
 def test_weights_that_copies_would_not_share_stay_in_the_source(sequential):
     """Nothing can take the place of these composites."""

@@ -213,6 +213,45 @@ class Gate(layers.Layer):
         return x * ops.sigmoid(x)
 
 
+class TwoOutputs(NormAct):
+    def __init__(self, **options):
+        super().__init__(**options)
+        self.convs = [Conv2D(4, 1), Conv2D(4, 1, activation="tanh")]
+
+    def call(self, x, training=None):
+        y = super().call(x)
+        return [conv(y) for conv in self.convs]
+
+
+class Repeated(NormAct):
+    """What gives the output is called twice."""
+
+    def __init__(self, **options):
+        super().__init__(**options)
+        self.conv = Conv2D(4, 3, padding="same")
+
+    def call(self, x, training=None):
+        return self.conv(ops.tanh(self.conv(super().call(x))))
+
+
+@pytest.mark.parametrize("cls", [NormAct, Repeated, TwoOutputs])
+def test_outputs_keep_the_name_of_the_composite(cls):
+    model = around(Conv2D(4, 3), cls(name="head"))
+    fast = kito.optimize(randomize(model), FOLDS)
+    assert not count(fast, cls)
+    assert fast.output_names == model.output_names == ["head"] * len(model.outputs)
+    check_equivalent(model, fast)
+
+
+def test_a_fold_behind_a_layer_that_a_rule_unwraps():
+    model = around(layers.SpectralNormalization(Conv2D(4, 3)), NormAct())
+    model = randomize(model)
+    fast = kito.optimize(model)
+    assert not count(fast, BatchNormalization)
+    check_equivalent(model, fast)
+    assert not kito.explain(fast).applied
+
+
 def test_a_second_run_finds_nothing():
     model = randomize(around(Conv(4), NormAct(), Block(Conv2D(4, 3), NormAct())))
     fast = kito.optimize(model, FOLDS)

@@ -7,7 +7,7 @@ from keras import layers
 from keras.layers import BatchNormalization, Conv2D, Dense
 
 import kito
-from kito import Decline, chain, readers, rule
+from kito import Decline, chain, many, readers, rule
 from kito.rules.dense import dense_batchnorm
 from kito.samples import random_inputs
 from kito.testing import check_declines, check_equivalent, check_rewrites, randomize
@@ -356,10 +356,25 @@ def test_readers_in_a_model_that_is_called_twice():
     check_rewrites(model, [relu_twice], times=1)
 
 
-@pytest.mark.parametrize("links", [{}, {"a": Dense, "b": Dense, "c": Dense}])
-def test_readers_are_one_or_two_links(links):
-    with pytest.raises(kito.RuleDefinitionError, match="one or two links"):
+@pytest.mark.parametrize(
+    ("links", "message"), [({}, "at least one link"), ({"a": Dense, "b": many(Dense)}, "not many")]
+)
+def test_readers_are_behind_a_chain_of_links(links, message):
+    with pytest.raises(kito.RuleDefinitionError, match=message):
         readers(**links)
+
+
+def test_readers_behind_a_chain():
+    @rule(readers(scale=layers.Rescaling, between=many(layers.Dropout), relus=layers.ReLU))
+    def scaled_relus(scale, between, relus):
+        assert scale.scale > 0
+        assert len(between) == 2
+        return [scale.layer(relu.layer(scale.input)) for relu in relus]
+
+    x = keras.Input((4,))
+    y = layers.Dropout(0.5)(layers.Dropout(0.5)(layers.Rescaling(2.0)(x)))
+    model = keras.Model(x, [layers.Softmax()(layers.ReLU()(y)) for _ in range(2)])
+    check_rewrites(model, [scaled_relus], times=1)
 
 
 def test_a_reason_has_the_class_of_what_a_rule_made_under_another_name():

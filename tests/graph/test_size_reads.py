@@ -160,6 +160,8 @@ UNCLEAR = {
     "remembers": lambda block, x: is_small(x.shape[1]),
     "names": lambda block, x: f"{x.shape[1]}" == "13",
     "divides": lambda block, x: x.shape[1] is not None and math.ceil(x.shape[1] / 2) == 7,
+    "rounds up": lambda block, x: x.shape[1] is not None and math.ceil(x.shape[1]) == 13,
+    "writes a shape": lambda block, x: "13" in str(x.shape),
     "takes a fraction": lambda block, x: x.shape[1] is not None and x.shape[1] * 0.5 == 6.5,
     "converts": lambda block, x: x.shape[1] is not None and int(x.shape[1]) == 13,
     "multiplies two": lambda block, x: x.shape[1] and x.shape[2] and x.shape[1] * x.shape[2] == 169,
@@ -209,10 +211,29 @@ def test_many_comparisons_keep_a_layer_whole():
     [
         lambda block, x: None not in x.shape[1:3] and x.shape[1] > x.shape[2],
         lambda block, x: None not in x.shape[1:3] and x.shape[2] >= 2 * x.shape[1],
+        lambda block, x: None not in x.shape[1:3] and x.shape[1] < x.shape[2] < 2 * x.shape[1],
     ],
 )
 def test_one_axis_is_longer_than_another(function):
     kept_whole(Block(function), "does otherwise where sizes are not equal")
+
+
+@pytest.mark.parametrize(
+    "function",
+    [
+        lambda x, at_13: ops.roll(x, np.int64(3 if at_13 else 1), axis=1),
+        lambda x, at_13: ops.clip(x, -1.0, np.float32(0.1 if at_13 else 1.0)),
+        lambda x, at_13: ops.clip(x, np.full(4, -0.1 if at_13 else -1.0), np.ones(4)),
+    ],
+)
+def test_settings_of_operations_are_compared(function):
+    """Of operations with numbers of numpy Keras has no configuration."""
+
+    class Setting(Block):
+        def call(self, x):
+            return function(super().call(x), x.shape[1] == 13)
+
+    kept_whole(Setting(), "its call does otherwise where a size is 13")
 
 
 class Patient(Block):

@@ -513,6 +513,13 @@ class LoopBlock(Block):
         return ops.fori_loop(0, 3, lambda _, value: value * 0.5, super().call(x))
 
 
+class BoundBlock(WeightBlock):
+    """A weight becomes a setting of an operation."""
+
+    def call(self, x):
+        return ops.clip(Block.call(self, x), 0.0, self.scale)
+
+
 class NumpyBlock(Block):
     def call(self, x):
         return super().call(x) * float(np.asarray(ops.convert_to_numpy(x)).sum() > 0)
@@ -523,6 +530,7 @@ class NumpyBlock(Block):
     [
         (RandomBlock, SHAPE, "drawn at random"),
         (WeightBlock, SHAPE, "its call hands a weight to multiply"),
+        (BoundBlock, SHAPE, "its call hands a weight to clip"),
         (
             MadeOfWeightBlock,
             SHAPE,
@@ -651,6 +659,26 @@ def test_layers_of_one_name_that_are_shared():
     report = kito.Report()
     check_equivalent(model, kito.optimize(model, FOLDS, report=report))
     assert any("two layers of 'both' have the name 'conv'" in each for each in report.notes)
+
+
+def test_layers_of_one_name_on_several_levels():
+    """Each level calls a layer of the one below, and has one of that name itself."""
+
+    class Level(layers.Layer):
+        def __init__(self, below=None, **options):
+            super().__init__(**options)
+            self.below = below
+            self.conv, self.bn = Conv2D(3, 1, name="conv"), BatchNormalization(name="bn")
+
+        def call(self, x):
+            y = self.bn(self.conv(x))
+            return y if self.below is None else self.below(y) + self.below.conv(y)
+
+    model = randomize(around(Level(Level(Level(name="inner"), name="middle"), name="outer")))
+    report = kito.Report()
+    fast = kito.optimize(model, FOLDS, report=report)
+    assert report.folded == {"conv_batchnorm": 3}
+    check_equivalent(model, fast)
 
 
 class ShortText(keras.Model):
