@@ -28,6 +28,20 @@ def test_inputs_and_outputs_in_lists_keep_their_order():
     assert fast.output_names == ["b", "a"]
 
 
+def test_a_functional_model_with_a_call_of_its_own_keeps_the_names_of_its_outputs():
+    class Doubled(keras.Model):
+        def call(self, inputs, training=None, mask=None):
+            return super().call(inputs, training=training) * 2
+
+    inputs = keras.Input(SHAPE)
+    model = randomize(Doubled(inputs, conv_bn(inputs, bn="norm")))
+    report = kito.Report()
+    fast = kito.optimize(model, FOLDS, report=report)
+    assert report.applied
+    assert fast.output_names == model.output_names == ["norm"]
+    check_equivalent(model, fast)
+
+
 def test_inputs_and_outputs_in_dicts():
     left, right = keras.Input(SHAPE, name="left"), keras.Input(SHAPE, name="right")
     model = keras.Model(

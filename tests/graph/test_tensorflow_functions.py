@@ -7,6 +7,7 @@ from keras import layers
 from keras.layers import BatchNormalization, Conv2D
 
 import kito
+from kito.graph.tensorflow_functions import tensorflow_as_keras
 from kito.testing import check_equivalent, check_rewrites, randomize
 from tests.folds import FOLDS
 
@@ -180,3 +181,17 @@ def test_elsewhere_keras_refuses_as_it_did():
     check_rewrites(around(tf.nn.relu), FOLDS, times=1)
     with pytest.raises(ValueError, match="KerasTensor cannot be used as input"):
         tf.nn.relu(keras.Input(SHAPE))
+
+
+def test_tensors_of_tensorflow_are_its_own(monkeypatch):
+    """It asks others too where these do not fit."""
+    asked = []
+    monkeypatch.setattr(keras.ops, "concatenate", lambda *args: asked.append(args))
+
+    @tf.function
+    def joined():
+        return tf.concat([tf.zeros((2, 3)), tf.zeros((3, 4, 5))], 0)
+
+    with tensorflow_as_keras(), pytest.raises(ValueError, match=r"(?i)dimension|rank"):
+        joined.get_concrete_function()
+    assert not asked

@@ -1004,6 +1004,57 @@ def test_a_head_over_five_levels():
     assert fast.count_params() < model.count_params()
 
 
+class Decoder(layers.Layer):
+    """Goes from the smallest of several pictures, of which each halves the one before, to the
+    largest.
+    """
+
+    def __init__(self, levels, **options):
+        super().__init__(**options)
+        self.ups = [layers.UpSampling2D() for _ in range(levels - 1)]
+        self.blocks = [Block(4) for _ in range(levels - 1)]
+
+    def call(self, features):
+        *skips, x = features
+        for up, block, skip in zip(self.ups, self.blocks, reversed(skips), strict=True):
+            x = block(up(x)) + skip
+        return x
+
+
+@pytest.mark.parametrize("levels", [2, 3, 5])
+def test_a_decoder_of_pictures_of_any_size(levels):
+    x = inputs = keras.Input((None, None, 3))
+    features = [x := Conv2D(4, 3, 2, padding="same")(x) for _ in range(levels)]
+    model = randomize(keras.Model(inputs, Decoder(levels)(features)))
+    report = kito.Report()
+    fast = kito.optimize(model, FOLDS, report=report)
+    assert report.folded == {"conv_batchnorm": levels - 1}
+    size = 2**levels
+    data = np.random.default_rng(0).normal(size=(2, 3 * size, 4 * size, 3)).astype("float32")
+    np.testing.assert_allclose(to_numpy(fast(data)), to_numpy(model(data)), rtol=0, atol=1e-4)
+
+
+class Pyramid(layers.Layer):
+    """Halves a picture five times and adds up three of the levels: not all sizes go."""
+
+    def __init__(self, **options):
+        super().__init__(**options)
+        self.convs = [Conv2D(4, 3, 2, padding="same") for _ in range(5)]
+        self.bns = [BatchNormalization() for _ in range(5)]
+        self.up = layers.UpSampling2D()
+
+    def call(self, x):
+        levels = [x := bn(conv(x)) for conv, bn in zip(self.convs, self.bns, strict=True)]
+        return levels[2] + self.up(levels[3] + self.up(levels[4]))
+
+
+def test_a_layer_that_halves_a_picture_of_any_size_often():
+    inputs = keras.Input((None, None, 3))
+    report = kito.Report()
+    kito.optimize(randomize(keras.Model(inputs, Pyramid()(inputs))), FOLDS, report=report)
+    assert report.folded == {"conv_batchnorm": 5}
+
+
 class PooledHead(layers.Layer):
     """Calls a head that others call too, on a smaller picture."""
 
