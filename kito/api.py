@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -19,9 +20,10 @@ from kito.forward import EVALUATING, PREDICTING, own_methods
 from kito.graph.borders import laid_open_in_vain
 from kito.graph.change import Recorder
 from kito.graph.codegen import codegen, copy_compile_state
+from kito.graph.copying import copy_layer
 from kito.graph.doubt import unfaithful
 from kito.graph.ir import Graph
-from kito.graph.keras_internals import READING
+from kito.graph.keras_internals import READING, is_graph_class
 from kito.graph.lift import check_model, lift
 from kito.graph.record import UntraceableError
 from kito.graph.rewrite import Course, rewrite
@@ -114,8 +116,8 @@ def optimize(
                 fast = codegen(graph, report)
             except KitoError:
                 raise
-            except Exception as error:  # Keras does not build what a rule asked for
-                raise GraphError(f"{type(error).__name__}: {first_line(error)}") from error
+            except Exception as error:
+                fast = _as_it_is(model, report, error)
         gained = sum(each.parameters for each in report.applied)
         if (more := _parameters(fast) - _parameters(model) - gained) > 0:
             report.notes.append(
@@ -156,6 +158,22 @@ def optimize(
             f"{type(model).__name__}: its `predict` gives what a call of the model gives"
         )
     return fast
+
+
+def _as_it_is(model: keras.Model, report: Report, error: Exception) -> keras.Model:
+    """A copy of a model that is written as a class, for Keras does not build the calls that it
+    makes, of inputs of any size.
+
+    Raises:
+        GraphError: Keras does not build what rules asked for, or makes no copy.
+    """
+    reason = f"{type(error).__name__}: {first_line(error)}"
+    if not report.applied and not is_graph_class(type(model)):
+        with contextlib.suppress(Exception):
+            copy = copy_layer(model)
+            report.notes.append(f"nothing is rewritten: Keras can't build its calls ({reason})")
+            return copy
+    raise GraphError(reason) from error
 
 
 def _parameters(model: keras.Model) -> int:

@@ -1034,6 +1034,44 @@ def test_a_decoder_of_pictures_of_any_size(levels):
     np.testing.assert_allclose(to_numpy(fast(data)), to_numpy(model(data)), rtol=0, atol=1e-4)
 
 
+class EighthsNet(keras.Model):
+    """Its decoder takes sizes of which the one is eight times the other, and of others Keras infers
+    nothing.
+    """
+
+    def __init__(self, **options):
+        super().__init__(**options)
+        self.conv, self.pool = Conv2D(4, 3, padding="same"), layers.MaxPooling2D(8)
+        self.decoder, self.bn = Eighths(), BatchNormalization()
+
+    def call(self, x):
+        x = self.conv(x)
+        return self.bn(self.decoder([x, self.pool(x)]))
+
+
+class Eighths(keras.Model):
+    def __init__(self, **options):
+        super().__init__(**options)
+        self.up = layers.UpSampling2D(8, interpolation="bilinear")
+        self.conv = Conv2D(4, 3, padding="same")
+
+    def call(self, features):
+        large, small = features
+        return self.conv(self.up(small)) + large
+
+
+def test_a_model_of_which_keras_builds_no_calls_is_copied():
+    model, data = EighthsNet(), np.random.default_rng(0).normal(size=(2, 8, 16, 3))
+    model(data)
+    randomize(model)
+    report = kito.Report()
+    fast = kito.optimize(model, FOLDS, report=report)
+    assert not report.applied
+    assert "Keras can't build its calls" in report.notes[-1]
+    np.testing.assert_array_equal(to_numpy(fast(data)), to_numpy(model(data)))
+    assert not {id(each) for each in fast.variables} & {id(each) for each in model.variables}
+
+
 class Pyramid(layers.Layer):
     """Halves a picture five times and adds up three of the levels: not all sizes go."""
 
