@@ -21,15 +21,9 @@ def machine(target: str) -> str:
     """What times on a target depend on."""
     package = {"onnx": "onnxruntime", "litert": "ai-edge-litert"}.get(target, target)
     return (
-        f"{versions('keras', package)}{_kernels(target)}, {platform.system()} "
-        f"{platform.machine()}, {os.cpu_count()} processors{_processor()}"
+        f"{versions('keras', package)}, {platform.system()} {platform.machine()}, "
+        f"{os.cpu_count()} processors{_processor()}"
     )
-
-
-def _kernels(target: str) -> str:
-    """Whether somebody asked TensorFlow to compute with oneDNN, or not to."""
-    asked = os.environ.get("TF_ENABLE_ONEDNN_OPTS") if target == "tensorflow" else None
-    return {None: "", "0": " without oneDNN"}.get(asked, " with oneDNN")
 
 
 def _processor() -> str:
