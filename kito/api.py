@@ -212,12 +212,13 @@ def rewritten(
     """
     course = Course() if course is None else course
     known = Known() if known is None else known
+    named = frozenset(cls for rule in rules for cls in rule.named)
     rounds = 0
     while True:
         opens = anchors(rules) if rounds < ROUNDS else frozenset()
         attempt = Report()
         with doing("reading the model"):
-            graph = lift(model, opens, attempt, known.whole, known.closed)
+            graph = lift(model, opens, attempt, known.whole, known.closed, named)
         recorder = Recorder(graph)
         course.made.clear()
         with doing("rewriting it"):

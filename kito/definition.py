@@ -29,6 +29,7 @@ from kito.graph.pattern import (
     branches,
     chain,
     many,
+    named,
     readers,
     where,
 )
@@ -123,6 +124,11 @@ class Rule:
         for layer in parts[1:]:
             call = layer(call)
         return (call,)
+
+    @property
+    def named(self) -> frozenset[type]:
+        """The classes that the pattern names."""
+        return frozenset(named(self.pattern)) | {*self.pattern.anchors}
 
     def is_default(self, target: str) -> bool:
         """Whether `optimize(model, target=target)` uses the rule without being asked."""

@@ -54,7 +54,7 @@ def check_faithful(graph: Graph, *, opened: Opened) -> None:
             for size in tried:
                 sized = with_sizes(leaves, batch=batch, others=size, scales=trace.scales)
                 try:
-                    _check_on([_data(rng, leaf) for leaf in sized], graph, opened)
+                    _check_on(drawn(rng, sized), graph, opened)
                     break
                 except _DoesNotRunError as error:
                     if size == tried[-1]:
@@ -112,7 +112,7 @@ def scales(trace: Trace) -> tuple[int, ...]:
     for found in possible_scales(trace):
         sized = with_sizes(leaves, batch=1, others=SCALED, scales=found)
         with contextlib.suppress(UntraceableError):  # it does not take these
-            answer(trace, [_data(np.random.default_rng(0), leaf) for leaf in sized])
+            answer(trace, drawn(np.random.default_rng(0), sized))
             return found if max(found) > 1 else ()
     return ()
 
@@ -249,6 +249,11 @@ def _is_same(one: Any, other: Any) -> bool:
     return (one.dtype, one.shape) == (other.dtype, other.shape) and np.array_equal(
         to_numpy(one), to_numpy(other)
     )
+
+
+def drawn(rng: np.random.Generator, leaves: Any) -> list[Any]:
+    """Random data for the leaves of arguments that are tensors."""
+    return [_data(rng, leaf) for leaf in leaves]
 
 
 def _data(rng: np.random.Generator, leaf: Any) -> Any:

@@ -249,32 +249,42 @@ def number_of_calls(operation: keras.Operation) -> int:
 KEPT_ON_THE_OBJECT = {"build", "loss", "quantize", "compute_output_spec"}
 
 
-def shell(operation: keras.Operation) -> keras.Operation:
+def shell(operation: keras.Operation, cls: type[keras.Operation] | None = None) -> keras.Operation:
     """A second handle on an operation: same variables and state, no record of any call.
 
     Calling the handle leaves no trace in the model that the operation came from.
+
+    Args:
+        cls: a class above that of the operation, which the handle is of; None is its own.
     """
-    handle = object.__new__(type(operation))  # copy.copy would save and load the layer
+    # copy.copy would save and load the layer.
+    handle = object.__new__(type(operation) if cls is None else cls)
     vars(handle).update(vars(operation), _inbound_nodes=[], _outbound_nodes=[])
     return handle
 
 
-def complete_config(operation: keras.Operation) -> dict[str, Any]:
+def complete_config(
+    operation: keras.Operation, cls: type[keras.Operation] | None = None
+) -> dict[str, Any]:
     """What `get_config` gives, and what Keras leaves out of it.
+
+    Args:
+        cls: a class above that of the operation, of which the configuration is; None is its own.
 
     Raises:
         NotImplementedError: the class has none.
     """
-    cls = type(operation)
+    cls = type(operation) if cls is None else cls
     try:
-        config = dict(operation.get_config())
+        own = type(operation) is cls  # of which an operation may have a `get_config` of its own
+        config = dict(operation.get_config() if own else cls.get_config(operation))
     except Exception as error:
         # Keras notes what `Identity` and `ELU` are made with, but can't note a policy; nor can it
         # note an activation that is no function.
         names = inspect.signature(cls).parameters.keys() - {"kwargs"}
         known = {name: getattr(operation, name) for name in names if hasattr(operation, name)}
-        own = cls.__module__.startswith("keras.src.layers.")
-        if not own or len(known) < len(names) or _holds_layer(known):
+        keras_has_it = cls.__module__.startswith("keras.src.layers.")
+        if not keras_has_it or len(known) < len(names) or _holds_layer(known):
             raise NotImplementedError(f"{cls.__name__} has no configuration") from error
         config = known | {"name": operation.name, "dtype": operation.dtype_policy.name}
     for name in ACTIVATIONS:

@@ -103,7 +103,7 @@ class Layer:
     @cached_property
     def config(self) -> dict[str, Any]:
         """The configuration with which Keras builds the layer again, as `get_config` gives it."""
-        config = complete_config(self.source) if self.source is not None else {}
+        config = complete_config(self.source, self.cls) if self.source is not None else {}
         return config | dict(self.overrides) | {"name": self.name}
 
     @cached_property

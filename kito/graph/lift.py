@@ -47,6 +47,7 @@ from kito.graph.keras_internals import (
 from kito.graph.layer import Layer
 from kito.graph.record import UntraceableError, with_plain_sizes
 from kito.graph.resize import common, fit_sequentials
+from kito.graph.subclasses import class_of
 from kito.graph.trace import (
     Outputs,
     is_composite,
@@ -64,6 +65,7 @@ def lift(
     report: Report | None = None,
     whole: Mapping[keras.Layer, UntraceableError] = MappingProxyType({}),
     closed: Collection[keras.Layer] = (),
+    named: Collection[type] = (),
 ) -> Graph:
     """Copy the structure of a model out of Keras; weights are not read.
 
@@ -73,13 +75,14 @@ def lift(
         report: is told which layers stay whole, and why.
         whole: those that are known not to be what their traces are.
         closed: those of which the border is no hindrance, see `lay_open`.
+        named: classes for which rules are written; a layer of one of these is of no other.
 
     Raises:
         InputError: the object is not a Keras 3 model, or it is not built.
     """
     check_model(model)
     report = Report() if report is None else report
-    lifter = _Lifter(anchors, report, whole)
+    lifter = _Lifter(anchors, report, whole, named)
     if model in whole:
         return lifter.frozen(model, str(whole[model]))
     graph = lifter.graph(model) if is_graph_model(model) else lifter.subclassed(model)
@@ -167,10 +170,12 @@ class _Lifter:
         anchors: frozenset[type],
         report: Report,
         whole: Mapping[keras.Layer, UntraceableError],
+        named: Collection[type],
     ) -> None:
         self._anchors = anchors
         self._report = report
         self._whole = whole
+        self._named = named
         self._layers: dict[int, Layer] = {}
         self._outputs: Outputs = {}
 
@@ -202,7 +207,7 @@ class _Lifter:
                 refs[id(tensor)] = Ref(node_id, index)
             args, kwargs = keras.tree.map_structure(to_ref, arguments(call))
             outputs = tuple(_tensor(tensor) for tensor in call.outputs)
-            layer = self.layer(with_plain_sizes(call.operation), names[id(call.operation)])
+            layer = self.layer(with_plain_sizes(call.operation), names[id(call.operation)], call)
             node = Node(node_id, layer, args, kwargs, outputs)
             graph.put(node)
             _mark_call(graph, node)
@@ -234,14 +239,17 @@ class _Lifter:
         graph.frozen = True
         return graph
 
-    def layer(self, operation: keras.Operation, name: str) -> Layer:
+    def layer(self, operation: keras.Operation, name: str, call: Any = None) -> Layer:
         if id(operation) not in self._layers:
             graph = None
             if is_graph_model(operation) and operation not in self._whole:
                 graph = self.graph(operation)
             elif _is_time_distributed(operation) and is_graph_model(operation.layer):
                 graph = self.layer(operation.layer, operation.layer.name).graph
-            layer = Layer(type(operation), name, source=operation, graph=graph)
+            cls = type(operation)
+            if self._anchors and cls not in self._named and call and call.arguments.args:
+                cls = class_of(operation, call.arguments.args[0])
+            layer = Layer(cls, name, source=operation, graph=graph)
             self._layers[id(operation)] = layer
         return self._layers[id(operation)]
 

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from typing import Protocol
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, fields, is_dataclass
+from typing import Any, Protocol
 
 import keras
 
@@ -95,6 +95,19 @@ class Link:
     def __str__(self) -> str:
         names = " | ".join(cls.__name__ for cls in self.classes)
         return f"({names})*" if self.many else names
+
+
+def named(pattern: Any) -> Iterator[type[keras.Operation]]:
+    """The classes that a pattern names anywhere, as far as can be seen."""
+    if isinstance(pattern, Link):
+        yield from pattern.classes
+    elif isinstance(pattern, Mapping):
+        yield from named(tuple(pattern.values()))
+    elif isinstance(pattern, tuple):
+        for each in pattern:
+            yield from named(each)
+    elif is_dataclass(pattern):
+        yield from named(tuple(getattr(pattern, each.name) for each in fields(pattern)))
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,127 @@
+"""A subclass of one of Keras' layers that computes what that does at inference.
+
+Rules match classes exactly, for a subclass may compute something else. Many do not: they have
+arguments of their own, or a `call` that hands on what it gets, such as the BatchNormalizations of
+detectors, which do not train where they are frozen. If the calls that such a layer makes are those
+that the class of Keras would make, on the same weights, it is taken for one of that class.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from typing import Any
+
+import keras
+import numpy as np
+
+from kito.graph.copying import build
+from kito.graph.faithful import answer, drawn
+from kito.graph.ir import Tensor, Trace
+from kito.graph.keras_internals import (
+    Functional,
+    arguments,
+    calls_in_order,
+    casts_as_its_class,
+    complete_config,
+    has_its_weights,
+    is_users,
+    settings,
+    shell,
+    structures,
+    sublayers,
+    untouched,
+)
+from kito.graph.layer import to_numpy
+from kito.graph.record import record, with_sizes
+from kito.graph.size_reads import Reads
+
+# What a subclass may have of its own.
+ALLOWED = {"__init__", "call", "get_config", "from_config"}
+
+
+def class_of(operation: keras.Operation, given: Any) -> type[keras.Operation]:
+    """The class of Keras that an operation is of, or computes what that does; else its own.
+
+    Args:
+        given: the only argument of a call, with a KerasTensor where it is a tensor.
+    """
+    cls = type(operation)
+    base = next((each for each in cls.__mro__ if not is_users(each)), cls)
+    known = base.__module__.startswith("keras.src.layers.") and base is not keras.Layer
+    if base is cls or not known or len(sublayers(operation)) > 1:
+        return cls
+    own = cls.__mro__[: cls.__mro__.index(base)]
+    overridden = {
+        name: value for each in own for name, value in vars(each).items() if name in dir(base)
+    }
+    if any(
+        callable(value) or not name.startswith("__")  # not its module or docstring
+        for name, value in overridden.items()
+        if name not in ALLOWED
+    ):
+        return cls
+    plain = shell(operation, base)
+    with contextlib.suppress(Exception):  # it does not take what stands for data
+        if (
+            has_its_weights(plain)
+            and casts_as_its_class(plain)
+            and _has_the_same_weights(operation, base)
+            and ("call" not in overridden or _computes_the_same(operation, plain, given))
+        ):
+            return base
+    return cls
+
+
+def _has_the_same_weights(layer: keras.Layer, base: type[keras.Layer]) -> bool:
+    plain = base.from_config(complete_config(layer, base))
+    build(plain, layer.get_build_config())
+    weights, others = ([(w.name, w.shape) for w in each.weights] for each in (layer, plain))
+    return weights == others
+
+
+def _computes_the_same(layer: keras.Layer, plain: keras.Layer, given: Any) -> bool:
+    given = keras.tree.map_structure(lambda x: Tensor(tuple(x.shape), str(x.dtype)), given)
+    reads = Reads()
+    with untouched(layer):
+        records = record(layer, (given,), {}, reads), record(plain, (given,), {})
+        if reads.shapes or not _are_alike(*records):  # what it does may depend on a size
+            return False
+    data = drawn(np.random.default_rng(0), with_sizes([given], batch=2, others=8))
+    one, other = (answer(Trace(each, (given,), {}), data) for each in (layer, plain))
+    return np.array_equal(to_numpy(one), to_numpy(other))
+
+
+def _are_alike(one: Functional, other: Functional) -> bool:
+    """Whether two records have the same calls with the same arguments."""
+    numbers: dict[int, str] = {}
+    calls, others = calls_in_order(one), calls_in_order(other)
+    if len(calls) != len(others):
+        return False
+    for number, pair in enumerate(zip(calls, others, strict=True)):
+        for call in pair:
+            for index, tensor in enumerate(call.outputs):
+                numbers[id(tensor)] = f"{number}.{index}"
+        if pair[0].is_input and pair[1].is_input:
+            continue
+        if type(pair[0].operation) is not type(pair[1].operation):
+            return False
+        made = [(arguments(call), settings(call.operation)) for call in pair]
+        leaves, other_leaves = map(keras.tree.flatten, made)
+        if len(leaves) != len(other_leaves) or not all(
+            _is_same(numbers.get(id(a), a), numbers.get(id(b), b))
+            for a, b in zip(leaves, other_leaves, strict=True)
+        ):
+            return False
+    outputs = [
+        [numbers[id(tensor)] for tensor in keras.tree.flatten(structures(each)[1])]
+        for each in (one, other)
+    ]
+    return outputs[0] == outputs[1]
+
+
+def _is_same(one: Any, other: Any) -> bool:
+    if one is other or type(one) is not type(other):
+        return one is other
+    if isinstance(one, np.ndarray) or keras.ops.is_tensor(one):
+        return np.array_equal(to_numpy(one), to_numpy(other))
+    return bool(one == other)

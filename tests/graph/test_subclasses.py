@@ -1,0 +1,171 @@
+"""Subclasses of Keras' layers that compute what these do are rewritten, others stay."""
+
+import keras
+import numpy as np
+import pytest
+from keras import layers, ops
+from keras.layers import BatchNormalization, Conv2D
+
+import kito
+from kito.graph.layer import to_numpy
+from kito.testing import check_equivalent, check_rewrites, randomize
+from tests.folds import FOLDS
+
+SHAPES = [(8, 8, 3), (None, None, 3)]
+
+
+def model_of(*row, shape=(8, 8, 3)):
+    return keras.Sequential([keras.Input(shape), *row])
+
+
+class Started(Conv2D):
+    """It only sets an argument."""
+
+    def __init__(self, filters, size=3, note="", **options):
+        super().__init__(filters, size, kernel_initializer="he_normal", **options)
+        self.note = note
+
+    def get_config(self):
+        return {**super().get_config(), "note": self.note}
+
+
+class Frozen(BatchNormalization):
+    """Does not train where it is not trainable, as those of many detectors."""
+
+    def call(self, x, training=False):
+        return super().call(x, training=bool(training) and self.trainable)
+
+
+class Handing(BatchNormalization):
+    def call(self, inputs, training=None):
+        return super().call(inputs, training=training)
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("cls", [Frozen, Handing])
+def test_what_computes_the_same_folds(cls, shape):
+    model = model_of(Started(4, note="first"), cls(epsilon=0.1), shape=shape)
+    fast = check_rewrites(model, FOLDS, times=1)
+    assert [type(layer) for layer in fast.layers] == [Conv2D]
+
+
+def test_in_a_composite():
+    class Block(layers.Layer):
+        def __init__(self, **options):
+            super().__init__(**options)
+            self.conv, self.bn = Started(4), Frozen()
+
+        def call(self, x):
+            return ops.relu(self.bn(self.conv(x)))
+
+    check_rewrites(model_of(Block()), FOLDS, times=1)
+
+
+def test_what_nothing_is_folded_into_keeps_its_class():
+    model = model_of(Started(4), layers.ReLU(), Frozen())
+    fast = kito.optimize(randomize(model), FOLDS)
+    assert [type(layer) for layer in fast.layers] == [Started, layers.ReLU, Frozen]
+    check_equivalent(model, fast)
+
+
+def test_a_rule_for_a_subclass_matches_that():
+    @kito.rule(kito.chain(conv=Conv2D, norm=Frozen))
+    def frozen(conv, norm):
+        raise kito.Decline(f"{norm.name} is a {type(norm.layer.source).__name__}")
+
+    model = randomize(model_of(Conv2D(4, 3), Frozen(name="norm")))
+    [declined] = kito.explain(model, [*FOLDS, frozen]).declined
+    assert declined.reason == "norm is a Frozen"
+    assert kito.explain(model, FOLDS).applied
+
+
+class Doubled(BatchNormalization):
+    def call(self, x, training=False):
+        return super().call(x, training=training) * 2.0
+
+
+class OtherEpsilon(BatchNormalization):
+    def call(self, x, training=False):
+        self.epsilon, before = 0.5, self.epsilon
+        y = super().call(x, training=training)
+        self.epsilon = before
+        return y
+
+
+class Always(BatchNormalization):
+    def call(self, x, training=False):
+        return super().call(x, training=True)
+
+
+class Sized(BatchNormalization):
+    def call(self, x, training=False):
+        y = super().call(x, training=training)
+        return y * 2.0 if x.shape[1] == 13 else y
+
+
+class WithData(BatchNormalization):
+    def call(self, x, training=False):
+        y = super().call(x, training=training)
+        return y if isinstance(x, keras.KerasTensor) else y * 2.0
+
+
+class Counting(BatchNormalization):
+    """Does something else in its third call."""
+
+    calls = 0
+
+    def call(self, x, training=False):
+        self.calls += 1
+        return super().call(x, training=training)
+
+
+class Masking(BatchNormalization):
+    def compute_mask(self, inputs, mask=None):
+        return None
+
+
+class Renamed(BatchNormalization):
+    @property
+    def trainable(self):
+        return False
+
+
+class MoreWeights(BatchNormalization):
+    def __init__(self, **options):
+        super().__init__(**options)
+        self.extra = self.add_weight(shape=(), name="extra")
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize(
+    "cls", [Doubled, OtherEpsilon, Always, Sized, WithData, Counting, Masking, Renamed, MoreWeights]
+)
+def test_what_may_compute_something_else_stays(cls, shape):
+    model = model_of(Conv2D(4, 3), cls(name="norm"), shape=shape)
+    data = np.random.default_rng(0).normal(size=(2, 15, 15, 3)).astype("float32")
+    data = data if None in shape else data[:, :8, :8]
+    report = kito.Report()
+    fast = kito.optimize(randomize(model), FOLDS, report=report)
+    assert not report.applied
+    assert type(fast.layers[-1]) is cls
+    assert "may compute something else" in report.unmatched[0].reason
+    np.testing.assert_array_equal(to_numpy(fast(data)), to_numpy(model(data)))
+
+
+def test_a_convolution_with_another_kernel_stays():
+    class Standardized(Conv2D):
+        """Its kernel is another one than its weight."""
+
+        @property
+        def kernel(self):
+            return super().kernel / 2
+
+    class Masked(Conv2D):
+        def convolution_op(self, inputs, kernel):
+            return super().convolution_op(inputs, kernel * 0.5)
+
+    for cls in (Standardized, Masked):
+        model = randomize(model_of(cls(4, 3), BatchNormalization()))
+        report = kito.Report()
+        check_equivalent(model, kito.optimize(model, FOLDS, report=report))
+        assert not report.applied
