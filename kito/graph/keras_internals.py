@@ -477,7 +477,9 @@ def untouched(layer: keras.Layer) -> Iterator[None]:
     parts = sublayers(layer)
     before = [dict(vars(part)) for part in parts]
     held = [(f"{part.name}.{name}", *each) for part in parts for name, *each in _held(part)]
-    losses = [(part._losses, list(part._losses), set(part._loss_ids)) for part in parts]
+    losses = [
+        (holder, _contents(holder)) for part in parts for holder in (part._losses, part._loss_ids)
+    ]
     calls = [(len(part._inbound_nodes), len(part._outbound_nodes)) for part in parts]
     try:
         with _not_assigned(layer):
@@ -496,8 +498,8 @@ def untouched(layer: keras.Layer) -> Iterator[None]:
                         changed.append(f"{part.name}.{name}")
             now.clear()
             now.update(attributes)
-        for part, (holder, contents, ids) in zip(parts, losses, strict=True):
-            holder[:], part._loss_ids = contents, ids
+        for holder, contents in losses:
+            _put_back(holder, contents)
         for name, holder, contents in held:
             if not _are_same_objects(_contents(holder), contents):
                 changed.append(name)
