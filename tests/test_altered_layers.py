@@ -427,6 +427,20 @@ def test_layers_that_several_levels_share(calls, tmp_path):
     check_equivalent(fast, keras.saving.load_model(tmp_path / "fast.keras"))
 
 
+def test_levels_in_a_sequential_share_a_layer(tmp_path):
+    """It becomes a Functional model."""
+    shared = Dense(8, name="shared")
+    row = [Holding(shared, name="one"), Folding(shared, name="two")]
+    model = randomize(keras.Sequential([keras.Input((8,)), *row]))
+    report = kito.Report()
+    fast = kito.optimize(model, report=report, strict=True)
+    assert report.folded["dense_batchnorm"] == 2
+    assert fast.count_params() == model.count_params() - 2 * 4 * 8
+    check_equivalent(model, fast)
+    fast.save(tmp_path / "fast.keras")
+    check_equivalent(fast, keras.saving.load_model(tmp_path / "fast.keras"))
+
+
 @pytest.mark.parametrize("sequential", [False, True])
 def test_weights_that_copies_would_not_share_stay_in_the_source(sequential):
     """Nothing can take the place of these composites."""

@@ -244,6 +244,7 @@ class _Builder:
     def new_model(self, graph: Graph) -> keras.Model:
         tensors: dict[Ref, keras.KerasTensor] = {}
         chain = graph.sequential and _is_chain(graph)
+        chain = chain and self.flat.isdisjoint(node.layer for node in graph)
         around = self.here, self.names
         self.here = {node.layer for node in graph}
         self.names = {layer.name for layer in self.here}

@@ -26,6 +26,9 @@ NAMED = 3
 # Layers that give integers for integers, so that what follows can't be moved past their rounding.
 ROUNDING = (keras.layers.LayerNormalization, keras.layers.SpectralNormalization)
 
+# Layers that make floats of integers, whatever they have.
+CASTING = (keras.layers.Rescaling, keras.layers.Normalization)
+
 # Layers that take their tensors as one list.
 MERGES = (
     keras.layers.Add,
@@ -178,6 +181,8 @@ def _check_integers(site: Site, call: Call) -> None:
                 raise Decline(f"{site.match.head.layer.name} reads a sparse tensor")
             if not keras.backend.is_float_dtype(dtype):
                 raise Decline(f"{site.match.head.layer.name} reads {dtype}")
+            if _may_be_integers(site.graph, ref):
+                raise Decline(f"{site.match.head.layer.name} reads what may be integers")
 
 
 def _is_sparse(graph: Graph, ref: Ref) -> bool:
@@ -194,6 +199,27 @@ def _is_sparse(graph: Graph, ref: Ref) -> bool:
     return getattr(node.layer.source, "sparse", False) or any(
         _is_sparse(graph, each) for each in node.refs
     )
+
+
+def _may_be_integers(graph: Graph, ref: Ref) -> bool:
+    """Whether a tensor may have integers: Keras infers floats of each layer, but layers without
+    weights hand integers on.
+    """
+    if not keras.backend.is_float_dtype(graph.tensor(ref).dtype):
+        return True
+    if all(
+        keras.backend.is_float_dtype(graph.tensor(each).dtype)
+        for each in keras.tree.flatten(graph.inputs)
+    ):
+        return False
+    node = graph.producer(ref)
+    if not issubclass(node.layer.cls, keras.Layer):  # of these Keras knows
+        return any(
+            keras.backend.is_float_dtype(graph.tensor(each).dtype) and _may_be_integers(graph, each)
+            for each in node.refs
+        )
+    casts = node.layer.cls in CASTING or (node.layer.parameters and node.layer.cls not in ROUNDING)
+    return not casts and any(_may_be_integers(graph, each) for each in node.refs)
 
 
 def _classes(node: Node) -> set[type]:

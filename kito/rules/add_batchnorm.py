@@ -14,7 +14,7 @@ import keras
 import numpy as np
 from keras.layers import Add, BatchNormalization
 
-from kito.definition import Call, Decline, Layer, Node, branches, chain, rule
+from kito.definition import Call, Decline, Layer, Node, Ref, branches, chain, rule
 from kito.operations import AddOperation
 from kito.rules.batchnorm import scale_and_shift
 from kito.rules.concatenate_batchnorm import Joined
@@ -31,6 +31,8 @@ ADD = (Add, AddOperation)
 )
 def add_batchnorm(linears: tuple[Node, ...], add: Node, bn: Node) -> Call:
     """Fold a BatchNormalization into the linear layers whose outputs are added before it."""
+    if not all(isinstance(each, Ref) for each in keras.tree.flatten((add.args, add.kwargs))):
+        raise Decline(f"{add.name} adds a constant")
     axis = bn.axis % len(bn.output.shape)
     for node in (add, *linears):
         if node.output.dtype != bn.output.dtype:
@@ -53,7 +55,5 @@ def add_batchnorm(linears: tuple[Node, ...], add: Node, bn: Node) -> Call:
             part = shift / times if linear.layer is with_bias else np.zeros_like(shift)
             folds[linear.layer] = folded(linear, bn, scale, part)
     calls = {each.id: folds[each.layer](*each.args, **each.kwargs) for each in linears}
-    args, kwargs = keras.tree.map_structure(
-        lambda leaf: calls[leaf.node] if leaf in add.refs else leaf, (add.args, add.kwargs)
-    )
+    args, kwargs = keras.tree.map_structure(lambda ref: calls[ref.node], (add.args, add.kwargs))
     return add.layer(*args, **kwargs)

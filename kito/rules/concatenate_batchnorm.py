@@ -21,6 +21,7 @@ from kito.definition import (
     Graph,
     Match,
     Node,
+    Ref,
     branches,
     chain,
     rule,
@@ -66,6 +67,9 @@ CONCATENATE = (Concatenate, ConcatenateOperation)
 )
 def concatenate_batchnorm(linears: tuple[Node, ...], concatenate: Node, bn: Node) -> Call:
     """Fold a BatchNormalization into the linear layers whose outputs are concatenated before it."""
+    joined = concatenate.args[0] if concatenate.args else concatenate.kwargs["xs"]
+    if not all(isinstance(each, Ref) for each in joined):
+        raise Decline(f"{concatenate.name} joins a constant")
     rank = len(bn.output.shape)
     axis = bn.axis % rank
     if concatenate.axis % rank != axis:

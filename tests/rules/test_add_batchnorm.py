@@ -1,6 +1,7 @@
 """Linear layers -> Add -> BatchNormalization."""
 
 import keras
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -217,6 +218,14 @@ def test_declines_a_sum_that_is_used_as_well():
     y = Add(name="sum")([Dense(2)(x), Dense(2)(x)])
     model = keras.Model(x, layers.Add(name="add")([y, BatchNormalization(name="bn")(y)]))
     check_declines(model, RULES, reason="sum feeds add as well as bn")
+
+
+@pytest.mark.parametrize("constant", [3.0, np.arange(4.0, dtype="float32")])
+def test_declines_a_constant_among_the_summands(constant):
+    # It would have to be scaled too.
+    x = keras.Input((9,))
+    model = keras.Model(x, BatchNormalization()(keras.ops.add(Dense(4)(x), constant)))
+    check_declines(model, RULES, reason="adds a constant")
 
 
 def test_does_not_match_where_a_summand_is_not_linear():

@@ -108,6 +108,23 @@ def test_declines_where_something_else_reads_the_map():
     check_declines(model, RULES, reason="bn feeds relu as well as")
 
 
+@pytest.mark.parametrize(
+    "handing", [layers.ZeroPadding2D, layers.MaxPooling2D, layers.ReLU, layers.Dropout]
+)
+def test_declines_integers_of_which_keras_infers_floats(handing):
+    x = keras.Input(SHAPES[2], dtype="uint8")
+    options = {"rate": 0.5} if handing is layers.Dropout else {}
+    y = Rescaling(1 / 255, name="scale")(handing(**options)(x))
+    model = keras.Model(x, layers.Conv2D(6, 3)(y))
+    check_declines(model, RULES, reason="scale reads")
+
+
+def test_floats_that_were_made_of_integers_fold():
+    x = keras.Input(SHAPES[2], dtype="uint8")
+    y = BatchNormalization()(layers.ZeroPadding2D()(Rescaling(1 / 255)(x)))
+    check_rewrites(keras.Model(x, layers.Conv2D(6, 3)(y)), RULES, times=1)
+
+
 def test_declines_where_the_map_is_an_output():
     x = keras.Input(SHAPES[2])
     y = BatchNormalization(name="bn")(x)

@@ -1,6 +1,7 @@
 """Linear layers -> Concatenate -> BatchNormalization."""
 
 import keras
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -176,6 +177,15 @@ def test_declines_a_layer_that_makes_two_branches():
     dense = Dense(2)
     model = keras.Model([x, y], BatchNormalization()(Concatenate()([dense(x), dense(y)])))
     check_declines(model, RULES, reason="joins several outputs of one layer")
+
+
+def test_declines_a_constant_among_the_branches():
+    x = keras.Input((9,), batch_size=2)
+    constant = np.ones((2, 3), "float32")
+    model = keras.Model(
+        x, BatchNormalization()(keras.ops.concatenate([Dense(4)(x), constant], axis=-1))
+    )
+    check_declines(model, RULES, reason="joins a constant")
 
 
 def test_does_not_match_where_a_branch_is_not_linear():

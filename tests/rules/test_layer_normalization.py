@@ -223,3 +223,10 @@ def test_declines_integers_to_which_keras_rounds():
     model = keras.Model(inputs, Dense(3)(LayerNormalization(name="norm")(inputs)))
     (declined,) = explain(model, RULES).declined
     assert declined.reason == "norm reads int32"
+
+
+def test_declines_integers_that_a_layer_hands_on():
+    # Keras infers floats of the ReLU.
+    x = keras.Input((5, 4), dtype="int32")
+    y = LayerNormalization(name="norm")(keras.layers.ReLU()(x))
+    check_declines(keras.Model(x, Dense(4)(y)), RULES, reason="norm reads")
