@@ -427,6 +427,26 @@ def test_layers_that_several_levels_share(calls, tmp_path):
     check_equivalent(fast, keras.saving.load_model(tmp_path / "fast.keras"))
 
 
+class Sharing(layers.Layer):
+    def __init__(self, shared, **options):
+        super().__init__(**options)
+        self.shared = shared
+
+    def call(self, x):
+        return self.shared(x)
+
+
+def test_folds_between_composites_that_share_a_layer():
+    """In the result they are no composites, so a second run would find the folds."""
+    shared = Dense(8, name="shared")
+    model = randomize(flat(Sharing(shared, name="one"), Sharing(shared, name="two")))
+    report = kito.Report()
+    fast = kito.optimize(model, report=report)
+    assert report.folded == {"linear_linear": 1}
+    check_equivalent(model, fast)
+    assert not kito.explain(fast).applied
+
+
 def test_levels_in_a_sequential_share_a_layer(tmp_path):
     """It becomes a Functional model."""
     shared = Dense(8, name="shared")

@@ -2,7 +2,8 @@
 
 A rule matches calls of one graph. Most composites hold a convolution with its normalization, and
 are rewritten inside. But some hold the one and not the other, or a branch each of an addition that
-becomes one convolution: the calls of those are put beside what they belong to.
+becomes one convolution: the calls of those are put beside what they belong to. So are those of
+composites that call a layer which others call too: in the result they could be no models.
 """
 
 from __future__ import annotations
@@ -17,9 +18,10 @@ from keras import layers
 from kito.definition import Rule
 from kito.graph.cost import CONVOLUTIONS, TRANSPOSED
 from kito.graph.hazards import ADDITIONS
-from kito.graph.inline import alone, inline, is_seamless
+from kito.graph.inline import inline, is_seamless, shared_inside
 from kito.graph.ir import Graph, LaidOpen, Node, Ref, walk
 from kito.graph.keras_internals import sublayers
+from kito.graph.layer import Layer
 from kito.graph.trace import is_written_in_python
 from kito.report import Applied
 
@@ -44,7 +46,7 @@ def lay_open(root: Graph, closed: Collection[Any] = ()) -> bool:
 
 def _lay_open_some(root: Graph, closed: Collection[Any]) -> bool:
     graphs = [graph for _, graph in walk(root)]
-    is_alone = alone(graphs)
+    shared = shared_inside(graphs)
     found = False
     for graph in graphs:
         for node_id in [node.id for node in graph if _is_composite(node)]:
@@ -52,22 +54,24 @@ def _lay_open_some(root: Graph, closed: Collection[Any]) -> bool:
             if (
                 node.layer.source not in closed
                 and is_seamless(graph, node)
-                and is_alone(node.layer)
+                and (layers := shared(node.layer)) is not None
                 and (
-                    _folds_before(graph, node)
+                    layers  # a model of it could not be loaded, see `find_flat` in codegen.py
+                    or _folds_before(graph, node)
                     or _folds_behind(graph, node)
                     or _is_branch(graph, node)
                 )
+                and _have_free_names(graph, layers)
             ):
-                _lay_open(graph, node)
+                _lay_open(graph, node, layers)
                 found = True
     return found
 
 
-def _lay_open(graph: Graph, node: Node) -> None:
+def _lay_open(graph: Graph, node: Node, shared: Collection[Layer]) -> None:
     inside = node.layer.graph
     assert inside is not None
-    named = inline(graph, node)
+    named = inline(graph, node, shared)
     names = frozenset(named.values())
     around = [
         replace(each, names=each.names | names) if node.layer.name in each.names else each
@@ -77,7 +81,8 @@ def _lay_open(graph: Graph, node: Node) -> None:
         replace(each, names=frozenset(named[name] for name in each.names if name in named))
         for each in inside.laid_open
     ]
-    graph.laid_open = [*around, LaidOpen(inside, names), *within]
+    own = LaidOpen(inside, names, frozenset(layer.name for layer in shared))
+    graph.laid_open = [*around, own, *within]
 
 
 def laid_open_in_vain(root: Graph, applied: Sequence[Applied], rules: Sequence[Rule]) -> set[Any]:
@@ -95,11 +100,13 @@ def laid_open_in_vain(root: Graph, applied: Sequence[Applied], rules: Sequence[R
         for path, graph in walk(root)
         for opened in graph.laid_open
         if opened.record.trace is not None
-        and not any(
-            each.path == path and opened.names & {*each.layers} and {*each.layers} - opened.names
-            for each in rewrites
-        )
+        and not any(each.path == path and _is_across(opened, {*each.layers}) for each in rewrites)
     }
+
+
+def _is_across(opened: LaidOpen, layers: set[str]) -> bool:
+    """Whether layers stood on both sides of a border, or others call one of them too."""
+    return bool((opened.names & layers and layers - opened.names) or opened.shared & layers)
 
 
 def may_fold_behind(graph: Graph, node: Node) -> bool:
@@ -118,6 +125,12 @@ def may_fold_behind(graph: Graph, node: Node) -> bool:
 def _holds(operation: keras.Operation, kinds: Any) -> bool:
     parts = sublayers(operation) if isinstance(operation, keras.Layer) else ()
     return any(issubclass(type(part), kinds) for part in parts)
+
+
+def _have_free_names(graph: Graph, layers: Collection[Layer]) -> bool:
+    """Whether layers that others call too can have their names in a graph."""
+    names = {node.layer.name: node.layer for node in graph}
+    return all(names.get(layer.name, layer) is layer for layer in layers)
 
 
 def _is_composite(node: Node) -> bool:

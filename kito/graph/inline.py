@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import itertools
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import replace
 from typing import Any
 
@@ -48,17 +48,27 @@ def alone(graphs: list[Graph]) -> Callable[[Layer], bool]:
     Args:
         graphs: all of the whole model.
     """
+    shared = shared_inside(graphs)
+    return lambda layer: shared(layer) == set()
+
+
+def shared_inside(graphs: list[Graph]) -> Callable[[Layer], set[Layer] | None]:
+    """What tells which layers inside a layer others call too; None if they call that itself.
+
+    Args:
+        graphs: all of the whole model.
+    """
     calls = Counter(node.layer for each in graphs for node in each)
     holders = Counter(layer.graph for layer in calls if layer.graph is not None)
 
-    def is_alone(layer: Layer) -> bool:
+    def shared(layer: Layer) -> set[Layer] | None:
         inside = layer.graph
         if inside is None or calls[layer] > 1 or holders[inside] > 1:
-            return False
+            return None
         own = Counter(node.layer for node in inside)
-        return all(calls[each] == count for each, count in own.items())
+        return {each for each, count in own.items() if calls[each] != count}
 
-    return is_alone
+    return shared
 
 
 def is_seamless(graph: Graph, node: Node) -> bool:
@@ -82,10 +92,13 @@ def is_seamless(graph: Graph, node: Node) -> bool:
     )
 
 
-def inline(graph: Graph, node: Node) -> dict[str, str]:
+def inline(graph: Graph, node: Node, shared: Collection[Layer] = ()) -> dict[str, str]:
     """Put the calls inside a model or composite in the place of its call.
 
     What computes its output, if that is one, gets its name: an output of a model is called so.
+
+    Args:
+        shared: layers inside that others call too; they stay what they are.
 
     Returns:
         The names that its layers have in the graph, by those that they had.
@@ -96,6 +109,7 @@ def inline(graph: Graph, node: Node) -> dict[str, str]:
     # A Sequential is built for what it is called on first.
     same = all(inside.tensor(old) == graph.tensor(new) for old, new in places.items())
     names = {each.layer.name for each in graph if each is not node}
+    names |= {layer.name for layer in shared}
     last = {inside[ref.node].layer for ref in inside.output_refs}
     layers: dict[Layer, Layer] = {}
 
@@ -105,7 +119,9 @@ def inline(graph: Graph, node: Node) -> dict[str, str]:
     for call in inside:
         if Ref(call.id) in places:
             continue
-        if call.layer not in layers:
+        if call.layer in shared:
+            layers[call.layer] = call.layer
+        elif call.layer not in layers:
             wanted = names_inside(node.layer, call.layer)
             if {call.layer} == last:
                 wanted = itertools.chain([node.layer.name], wanted)

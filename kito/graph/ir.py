@@ -136,10 +136,12 @@ class LaidOpen:
     Attributes:
         record: the graph that it had.
         names: what its layers are called in the graph around it.
+        shared: those of the layers that others call too.
     """
 
     record: Graph
     names: frozenset[str]
+    shared: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True)
