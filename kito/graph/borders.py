@@ -55,12 +55,7 @@ def _lay_open_some(root: Graph, closed: Collection[Any]) -> bool:
                 node.layer.source not in closed
                 and is_seamless(graph, node)
                 and (layers := shared(node.layer)) is not None
-                and (
-                    layers  # a model of it could not be loaded, see `find_flat` in codegen.py
-                    or _folds_before(graph, node)
-                    or _folds_behind(graph, node)
-                    or _is_branch(graph, node)
-                )
+                and (_hold_weights(layers) if layers else _folds(graph, node))
                 and _have_free_names(graph, layers)
             ):
                 _lay_open(graph, node, layers)
@@ -125,6 +120,18 @@ def may_fold_behind(graph: Graph, node: Node) -> bool:
 def _holds(operation: keras.Operation, kinds: Any) -> bool:
     parts = sublayers(operation) if isinstance(operation, keras.Layer) else ()
     return any(issubclass(type(part), kinds) for part in parts)
+
+
+def _folds(graph: Graph, node: Node) -> bool:
+    """Whether something may fold across the border of a composite."""
+    return _folds_before(graph, node) or _folds_behind(graph, node) or _is_branch(graph, node)
+
+
+def _hold_weights(layers: Collection[Layer]) -> bool:
+    """Whether a model with layers that others call too could not be loaded, see `find_flat` in
+    codegen.py.
+    """
+    return any(layer.parameters for layer in layers)
 
 
 def _have_free_names(graph: Graph, layers: Collection[Layer]) -> bool:

@@ -213,6 +213,14 @@ class Gate(layers.Layer):
         return x * ops.sigmoid(x)
 
 
+def test_an_activation_that_composites_share_is_no_reason_to_open_them():
+    relu = layers.ReLU()
+    model = around(*(Block(Block(Conv2D(4, 3), BatchNormalization()), relu) for _ in range(2)))
+    fast = kito.optimize(randomize(model), FOLDS)
+    assert [type(layer).__name__ for layer in fast.layers[1:]] == ["Functional", "Functional"]
+    check_equivalent(model, fast)
+
+
 class TwoOutputs(NormAct):
     def __init__(self, **options):
         super().__init__(**options)
