@@ -190,9 +190,8 @@ class Branches:
 class Readers:
     """The calls of given classes that read one tensor, behind the chain of calls that computes it.
 
-    Attributes:
-        links: those of the chain, and last that of the readers, of which there are two at least if
-            there is no chain: then what computes the tensor may be anything, and stays.
+    The last of the links is that of the readers. Without a chain there are two of them at least,
+    and what computes the tensor may be anything, and stays.
     """
 
     links: Mapping[str, Link]
@@ -202,13 +201,13 @@ class Readers:
         return tuple(self.links)
 
     @property
-    def last(self) -> tuple[str, Link]:
+    def _last(self) -> tuple[str, Link]:
         """The capture of the readers, and what fits there."""
         return list(self.links.items())[-1]
 
     @property
     def anchors(self) -> Classes:
-        return self.last[1].classes
+        return self._last[1].classes
 
     def match(self, graph: Graph, node: Node) -> Match | None:
         """The match whose last reader is `node`, or None."""
@@ -222,12 +221,12 @@ class Readers:
         found = tuple(each for each in readers if self.fits(each, node))
         if len(self.links) == 1 and len(found) < 2:
             return None
-        name, _ = self.last
+        name, _ = self._last
         return Match({**chain.captures, name: found}, ends=name)
 
     def fits(self, reader: Node, node: Node) -> bool:
         """Whether a call may stand beside another one: it reads the same tensor, once."""
-        return self.last[1].fits(reader) and reader.refs == node.refs
+        return self._last[1].fits(reader) and reader.refs == node.refs
 
     def __str__(self) -> str:
         *chain, last = self.links.values()
