@@ -261,7 +261,7 @@ class _Builder:
         model = Functional(inputs, outputs, name=graph.name)
         set_trainable_alone(model, graph.trainable)
         known = getattr(graph.source, "output_names", ())
-        if len(known) == len(model.output_names):
+        if len(known) == len(model.output_names) and list(known) != list(model.output_names):
             model.output_names = list(known)  # two outputs of one layer had one name
         return model
 
