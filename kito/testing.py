@@ -180,7 +180,7 @@ def check_equivalent(
         assert one.dtype == other.dtype, f"the dtype {one.dtype} became {other.dtype}"
     keras.tree.assert_same_structure(structures(model)[1], structures(fast)[1])
     if hasattr(model, "output_names"):
-        assert model.output_names == fast.output_names
+        assert list(model.output_names) == list(fast.output_names)
     figures = compare(model, fast, batch_size=2, repeats=1)
     assert figures.relative <= tolerance, (
         f"the outputs differ by {figures.relative:.1e} of the largest\n{figures}"

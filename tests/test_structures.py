@@ -38,7 +38,7 @@ def test_a_functional_model_with_a_call_of_its_own_keeps_the_names_of_its_output
     report = kito.Report()
     fast = kito.optimize(model, FOLDS, report=report)
     assert report.applied
-    assert fast.output_names == model.output_names == ["norm"]
+    assert list(fast.output_names) == list(model.output_names) == ["norm"]
     check_equivalent(model, fast)
 
 
