@@ -353,8 +353,8 @@ BUGS: dict[str, list[Bug]] = {
         (
             "does not check on which axis the channels are",
             "add_batchnorm",
-            "if linear_axis(linear) != axis:",
-            "if False:",
+            "check_axis(bn, linear, channel_axis(linear))",
+            "pass",
         ),
         (
             "adds the whole shift for each call of a layer",

@@ -80,6 +80,14 @@ def _penalties(model: keras.Model) -> int:
     return weights + sum(part.activity_regularizer is not None for part in sublayers(model))
 
 
+def _name_outputs(model: keras.Model, graph: Graph) -> None:
+    """Give the outputs the names that they have in the source, also two of one layer."""
+    known = list(getattr(graph.source, "output_names", ()))
+    names = list(getattr(model, "output_names", ()))
+    if len(known) == len(names) and known != names:
+        model.output_names = known
+
+
 class _Builder:
     """Remembers what was built, so that a layer which is called twice is built once."""
 
@@ -237,8 +245,7 @@ class _Builder:
             model = copy_layer(graph.source) if graph.spare is None else graph.spare
         except Exception:
             return None
-        if hasattr(graph.source, "output_names"):
-            model.output_names = list(graph.source.output_names)
+        _name_outputs(model, graph)
         return model
 
     def new_model(self, graph: Graph) -> keras.Model:
@@ -260,9 +267,7 @@ class _Builder:
         outputs = keras.tree.map_structure(tensors.__getitem__, graph.outputs)
         model = Functional(inputs, outputs, name=graph.name)
         set_trainable_alone(model, graph.trainable)
-        known = getattr(graph.source, "output_names", ())
-        if len(known) == len(model.output_names) and list(known) != list(model.output_names):
-            model.output_names = list(known)  # two outputs of one layer had one name
+        _name_outputs(model, graph)
         return model
 
     def call(self, node: Node, tensors: dict[Ref, keras.KerasTensor]) -> None:

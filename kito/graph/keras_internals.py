@@ -263,28 +263,22 @@ def shell(operation: keras.Operation, cls: type[keras.Operation] | None = None) 
     return handle
 
 
-def complete_config(
-    operation: keras.Operation, cls: type[keras.Operation] | None = None
-) -> dict[str, Any]:
+def complete_config(operation: keras.Operation) -> dict[str, Any]:
     """What `get_config` gives, and what Keras leaves out of it.
-
-    Args:
-        cls: a class above that of the operation, of which the configuration is; None is its own.
 
     Raises:
         NotImplementedError: the class has none.
     """
-    cls = type(operation) if cls is None else cls
+    cls = type(operation)
     try:
-        own = type(operation) is cls  # of which an operation may have a `get_config` of its own
-        config = dict(operation.get_config() if own else cls.get_config(operation))
+        config = dict(operation.get_config())
     except Exception as error:
         # Keras notes what `Identity` and `ELU` are made with, but can't note a policy; nor can it
         # note an activation that is no function.
         names = inspect.signature(cls).parameters.keys() - {"kwargs"}
         known = {name: getattr(operation, name) for name in names if hasattr(operation, name)}
-        keras_has_it = cls.__module__.startswith("keras.src.layers.")
-        if not keras_has_it or len(known) < len(names) or _holds_layer(known):
+        own = cls.__module__.startswith("keras.src.layers.")
+        if not own or len(known) < len(names) or _holds_layer(known):
             raise NotImplementedError(f"{cls.__name__} has no configuration") from error
         config = known | {"name": operation.name, "dtype": operation.dtype_policy.name}
     for name in ACTIVATIONS:

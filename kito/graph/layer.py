@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import keras
 import numpy as np
 
-from kito.graph.keras_internals import complete_config
+from kito.graph.keras_internals import complete_config, shell
 
 if TYPE_CHECKING:
     from kito.graph.ir import Graph
@@ -103,7 +103,10 @@ class Layer:
     @cached_property
     def config(self) -> dict[str, Any]:
         """The configuration with which Keras builds the layer again, as `get_config` gives it."""
-        config = complete_config(self.source, self.cls) if self.source is not None else {}
+        source = self.source
+        if source is not None and type(source) is not self.cls:  # a subclass, see subclasses.py
+            source = shell(source, self.cls)
+        config = complete_config(source) if source is not None else {}
         return config | dict(self.overrides) | {"name": self.name}
 
     @cached_property

@@ -141,7 +141,8 @@ class _Rewriter:
         if self.root.frozen:
             return
         early = [rule for rule in self.all_rules if not rule.late]
-        for rules in (early, self.all_rules):
+        stages = [early] if len(early) == len(self.all_rules) else [early, self.all_rules]
+        for rules in stages:
             self.to_fixed_point(rules)
             # What a rule left may fold across a border that was a hindrance to nothing before.
             while lay_open(self.root, self.closed):

@@ -65,17 +65,17 @@ def class_of(operation: keras.Operation, given: Any) -> type[keras.Operation]:
         if (
             has_its_weights(plain)
             and casts_as_its_class(plain)
-            and _has_the_same_weights(operation, base)
+            and _has_the_same_weights(operation, plain)
             and ("call" not in overridden or _computes_the_same(operation, plain, given))
         ):
             return base
     return cls
 
 
-def _has_the_same_weights(layer: keras.Layer, base: type[keras.Layer]) -> bool:
-    plain = base.from_config(complete_config(layer, base))
-    build(plain, layer.get_build_config())
-    weights, others = ([(w.name, w.shape) for w in each.weights] for each in (layer, plain))
+def _has_the_same_weights(layer: keras.Layer, plain: keras.Layer) -> bool:
+    new = type(plain).from_config(complete_config(plain))
+    build(new, layer.get_build_config())
+    weights, others = ([(w.name, w.shape) for w in each.weights] for each in (layer, new))
     return weights == others
 
 

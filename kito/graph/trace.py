@@ -238,7 +238,7 @@ def _check_training(function: Functional) -> None:
 def is_composite(layer: keras.Operation, anchors: frozenset[type]) -> bool:
     """Whether a layer written in Python holds layers at which a rule could match."""
     return is_written_in_python(layer) and any(
-        not anchors.isdisjoint(type(part).__mro__) for part in sublayers(layer)[1:]
+        isinstance(part, tuple(anchors)) for part in sublayers(layer)[1:]
     )
 
 

@@ -14,11 +14,11 @@ import keras
 import numpy as np
 from keras.layers import Add, BatchNormalization
 
-from kito.definition import Call, Decline, Layer, Node, Ref, branches, chain, rule
+from kito.definition import Call, Decline, Layer, Node, branches, chain, rule
 from kito.operations import AddOperation
-from kito.rules.batchnorm import scale_and_shift
+from kito.rules.batchnorm import channel_axis, check_axis, check_dtype, scale_and_shift
 from kito.rules.concatenate_batchnorm import Joined
-from kito.rules.linear import LINEAR, folded, linear_axis
+from kito.rules.linear import LINEAR, check_tensors, folded
 
 ADD = (Add, AddOperation)
 
@@ -31,21 +31,15 @@ ADD = (Add, AddOperation)
 )
 def add_batchnorm(linears: tuple[Node, ...], add: Node, bn: Node) -> Call:
     """Fold a BatchNormalization into the linear layers whose outputs are added before it."""
-    if not all(isinstance(each, Ref) for each in keras.tree.flatten((add.args, add.kwargs))):
-        raise Decline(f"{add.name} adds a constant")
+    check_tensors(add, "adds")
     axis = bn.axis % len(bn.output.shape)
     for node in (add, *linears):
-        if node.output.dtype != bn.output.dtype:
-            raise Decline(f"{bn.name} turns {node.output.dtype} into {bn.output.dtype}")
+        check_dtype(bn, node)
     for linear in linears:
         shape = linear.output.shape
         if len(shape) != len(bn.output.shape) or shape[axis] != bn.output.shape[axis]:
             raise Decline(f"{add.name} spreads {linear.name} over more channels or axes")
-        if linear_axis(linear) != axis:
-            raise Decline(
-                f"{bn.name} normalizes axis {axis}, the channels of {linear.name} are axis "
-                f"{linear_axis(linear)}"
-            )
+        check_axis(bn, linear, channel_axis(linear))
     scale, shift = scale_and_shift(bn)
     with_bias = next((each for each in linears if each.use_bias), linears[0]).layer
     times = sum(linear.layer is with_bias for linear in linears)

@@ -54,18 +54,36 @@ def foldable(bn: Node, after: Node, channel_axis: int) -> tuple[Float64, Float64
         Decline: something not linear stands between, or the normalized axis is another one.
     """
     check_activation(bn, after)
-    rank = len(bn.output.shape)
-    if bn.axis % rank != channel_axis % rank:
-        raise Decline(
-            f"{bn.name} normalizes axis {bn.axis % rank}, the channels of {after.name} are axis "
-            f"{channel_axis % rank}"
-        )
+    check_axis(bn, after, channel_axis)
     check_bias(after, channel_axis)
-    if bn.output.dtype != after.output.dtype:
-        raise Decline(f"{bn.name} turns {after.output.dtype} into {bn.output.dtype}")
+    check_dtype(bn, after)
     scale, shift = scale_and_shift(bn)
     check_range(bn, after, scale)
     return scale, shift
+
+
+def check_axis(bn: Node, linear: Node, channel_axis: int) -> None:
+    """Whether a BatchNormalization normalizes the channels of a linear layer, of the same rank.
+
+    Raises:
+        Decline: it normalizes another axis.
+    """
+    rank = len(bn.output.shape)
+    if bn.axis % rank != channel_axis % rank:
+        raise Decline(
+            f"{bn.name} normalizes axis {bn.axis % rank}, the channels of {linear.name} are axis "
+            f"{channel_axis % rank}"
+        )
+
+
+def check_dtype(bn: Node, before: Node) -> None:
+    """Whether a BatchNormalization computes in the dtype of what it reads, or what makes that.
+
+    Raises:
+        Decline: it casts.
+    """
+    if bn.output.dtype != before.output.dtype:
+        raise Decline(f"{bn.name} turns {before.output.dtype} into {bn.output.dtype}")
 
 
 def check_activation(bn: Node, after: Node) -> None:

@@ -15,7 +15,7 @@ from keras.layers import BatchNormalization
 
 from kito.definition import Call, Decline, Graph, Match, Node, Provided, chain, many, rule
 from kito.rules.affine import Affine
-from kito.rules.batchnorm import scale_and_shift
+from kito.rules.batchnorm import check_dtype, scale_and_shift
 from kito.rules.commuting import ACTING, called, through
 from kito.rules.linear import LINEAR, folded, linear_axis
 
@@ -41,8 +41,7 @@ def _acts(graph: Graph, match: Match) -> bool:
 def linear_moves_batchnorm(linear: Node, between: tuple[Node, ...], last: Node, bn: Node) -> Call:
     """Fold a BatchNormalization into a linear layer, past the layers in between."""
     path = (*between, last)
-    if bn.output.dtype != last.output.dtype:
-        raise Decline(f"{bn.name} turns {last.output.dtype} into {bn.output.dtype}")
+    check_dtype(bn, last)
     scale, shift = scale_and_shift(bn)
     axis = linear_axis(linear)
     if len(scale) != linear.output.shape[axis]:

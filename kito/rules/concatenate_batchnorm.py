@@ -21,14 +21,13 @@ from kito.definition import (
     Graph,
     Match,
     Node,
-    Ref,
     branches,
     chain,
     rule,
 )
 from kito.operations import ConcatenateOperation
-from kito.rules.batchnorm import scale_and_shift
-from kito.rules.linear import LINEAR, folded, linear_axis
+from kito.rules.batchnorm import channel_axis, check_axis, check_dtype, scale_and_shift
+from kito.rules.linear import LINEAR, check_tensors, folded
 
 
 @dataclass(frozen=True)
@@ -67,9 +66,7 @@ CONCATENATE = (Concatenate, ConcatenateOperation)
 )
 def concatenate_batchnorm(linears: tuple[Node, ...], concatenate: Node, bn: Node) -> Call:
     """Fold a BatchNormalization into the linear layers whose outputs are concatenated before it."""
-    joined = concatenate.args[0] if concatenate.args else concatenate.kwargs["xs"]
-    if not all(isinstance(each, Ref) for each in joined):
-        raise Decline(f"{concatenate.name} joins a constant")
+    check_tensors(concatenate, "joins")
     rank = len(bn.output.shape)
     axis = bn.axis % rank
     if concatenate.axis % rank != axis:
@@ -78,14 +75,9 @@ def concatenate_batchnorm(linears: tuple[Node, ...], concatenate: Node, bn: Node
             f"{concatenate.axis % rank}"
         )
     for node in (concatenate, *linears):
-        if node.output.dtype != bn.output.dtype:
-            raise Decline(f"{bn.name} turns {node.output.dtype} into {bn.output.dtype}")
+        check_dtype(bn, node)
     for linear in linears:
-        if linear_axis(linear) != axis:
-            raise Decline(
-                f"{bn.name} normalizes axis {axis}, the channels of {linear.name} are axis "
-                f"{linear_axis(linear)}"
-            )
+        check_axis(bn, linear, channel_axis(linear))
     if len({linear.layer for linear in linears}) < len(linears):
         raise Decline(f"{concatenate.name} joins several outputs of one layer, which would differ")
     ends = np.cumsum([linear.output.shape[axis] for linear in linears])[:-1]

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 import keras
 from keras import layers
 
-from kito.definition import Layer, Node
+from kito.definition import Decline, Layer, Node, Ref
 from kito.rules import conv, conv_transpose, dense, depthwise, separable
 from kito.rules.batchnorm import (
     Float64,
@@ -58,6 +58,21 @@ ELEMENTWISE = (
 def linear_axis(linear: Node) -> int:
     """The axis of the channels, of the input as of the output, counted from the front."""
     return channel_axis(linear) % len(linear.output.shape)
+
+
+def check_tensors(merge: Node, verb: str) -> None:
+    """Whether a call merges tensors only.
+
+    Args:
+        verb: what it does to them.
+
+    Raises:
+        Decline: it merges a constant too.
+    """
+    given = [*merge.args, *merge.kwargs.values()]
+    lists = [each for each in given if isinstance(each, list | tuple)]
+    if not all(isinstance(each, Ref) for each in (lists[0] if lists else given)):
+        raise Decline(f"{merge.name} {verb} a constant")
 
 
 def folded(linear: Node, affine: Node, scale: Float64, shift: Float64) -> Layer:

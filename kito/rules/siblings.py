@@ -17,7 +17,7 @@ from keras.layers import Concatenate, Conv1D, Conv2D, Conv3D, Dense
 from kito.definition import Call, Decline, Layer, Node, Output, branches, readers, rule
 from kito.operations import SplitOperation
 from kito.rules.batchnorm import channel_axis, check_bias
-from kito.rules.linear import ELEMENTWISE
+from kito.rules.linear import ELEMENTWISE, check_tensors
 
 GEOMETRY = ("kernel_size", "strides", "padding", "data_format", "dilation_rate", "activation")
 
@@ -28,6 +28,7 @@ LINEAR = (Conv1D, Conv2D, Conv3D, Dense)
 @rule(branches(linear=LINEAR, merge=Concatenate, every=True), default=False)
 def concatenated_siblings(linear: tuple[Node, ...], merge: Node) -> Call:
     """Merge linear layers of one input whose outputs are concatenated."""
+    check_tensors(merge, "joins")
     first = linear[0]
     for other in linear[1:]:
         _check_siblings(first, other)

@@ -1,6 +1,7 @@
 """Linear layers of one input -> Concatenate."""
 
 import keras
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -106,6 +107,13 @@ def test_declines_another_tensor_beside():
     model = keras.Model(x, Concatenate()([Dense(2)(x), x]))
     report = explain(model, RULES)
     assert not report.applied
+
+
+def test_declines_a_constant_beside():
+    x = keras.Input((4,), batch_size=2)
+    parts = [Dense(3)(x), Dense(2)(x), np.ones((2, 3), "float32")]
+    model = keras.Model(x, Concatenate(name="merge")(parts))
+    check_declines(model, RULES, reason="merge joins a constant")
 
 
 def test_declines_one_layer_twice():
