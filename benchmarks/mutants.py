@@ -304,7 +304,7 @@ NO_AXIS_CHECK: Bug = (
 NO_DTYPE_CHECK: Bug = (
     "does not check the dtype",
     "batchnorm",
-    "if bn.output.dtype != after.output.dtype:",
+    "if bn.output.dtype != before.output.dtype:",
     "if False:",
 )
 UNSCALED_BIAS: Bug = (
