@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import median
 from typing import Any
@@ -16,6 +17,7 @@ from kito.distance import differences, magnitude
 from kito.errors import InputError, first_line
 from kito.forward import answers, as_called, states_kept
 from kito.graph.keras_internals import sublayers
+from kito.graph.layer import to_numpy
 from kito.progress import track
 from kito.samples import random_inputs, with_known_inputs
 from kito.tables import Table, render
@@ -38,6 +40,29 @@ class OutputDifference:
         return self.maximum / self.magnitude if self.magnitude else self.maximum
 
 
+def largest_relative(outputs: Sequence[OutputDifference]) -> float:
+    """The largest relative difference of all outputs; not a number if one of them is that."""
+    return float(np.max([output.relative for output in outputs]))
+
+
+def table_of(outputs: Sequence[OutputDifference]) -> Table:
+    """The differences, one row an output."""
+    return Table(
+        "outputs",
+        ("output", "max difference", "mean difference", "largest output", "relative"),
+        [
+            (
+                row.name,
+                f"{row.maximum:.2e}",
+                f"{row.mean:.2e}",
+                f"{row.magnitude:.2e}",
+                f"{row.relative:.2e}",
+            )
+            for row in outputs
+        ],
+    )
+
+
 @dataclass(frozen=True)
 class Comparison:
     """Figures of two models; `print(comparison)` shows them as a table.
@@ -56,7 +81,7 @@ class Comparison:
     @property
     def relative(self) -> float:
         """The largest relative difference of all outputs; not a number if one of them is that."""
-        return float(np.max([output.relative for output in self.outputs]))
+        return largest_relative(self.outputs)
 
     @property
     def speedup(self) -> float:
@@ -84,20 +109,7 @@ class Comparison:
                     ("speed", "1.00 x", f"{self.speedup:.2f} x"),
                 ],
             ),
-            Table(
-                "outputs",
-                ("output", "max difference", "mean difference", "largest output", "relative"),
-                [
-                    (
-                        row.name,
-                        f"{row.maximum:.2e}",
-                        f"{row.mean:.2e}",
-                        f"{row.magnitude:.2e}",
-                        f"{row.relative:.2e}",
-                    )
-                    for row in self.outputs
-                ],
-            ),
+            table_of(self.outputs),
         ]
 
     def __str__(self) -> str:
@@ -144,6 +156,34 @@ def compare(
         seconds=(median(times[0]), median(times[1])),
         layers=(len(sublayers(model)) - 1, len(sublayers(fast)) - 1),
         parameters=(model.count_params(), fast.count_params()),
+    )
+
+
+def compare_called(
+    model: keras.Model, fast: keras.Model, inputs: Any
+) -> tuple[OutputDifference, ...]:
+    """How much the outputs of two models differ that are called once, and not compiled for that.
+
+    Of a small model compiling takes most of the time.
+
+    Args:
+        inputs: one batch in the structure of `model.input`.
+
+    Raises:
+        InputError: the models give different structures.
+    """
+    tensors = keras.tree.map_structure(_tensor, inputs)
+    given = []
+    for each in (model, fast):
+        with states_kept(each):
+            given.append(keras.tree.map_structure(to_numpy, each(tensors, training=False)))
+    return tuple(_differences(model, *given))
+
+
+def _tensor(array: np.ndarray) -> Any:
+    """An array as a tensor of its own dtype, which some backends would change."""
+    return keras.ops.convert_to_tensor(
+        array, dtype=None if array.dtype == object else array.dtype.name
     )
 
 

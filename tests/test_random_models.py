@@ -88,7 +88,7 @@ def one_row(model, batch_size=2):
 
 
 def test_check_tells_rounding_from_a_mistake(monkeypatch):
-    monkeypatch.setattr("kito.comparison.random_inputs", one_row)
+    monkeypatch.setattr("kito.testing.random_inputs", one_row)
     model = cancelling()
     with pytest.raises(AssertionError, match="the outputs differ"):
         check_equivalent(model, optimize(model))
