@@ -49,7 +49,7 @@ def everything(model, folder):
 
 @pytest.mark.parametrize("kind", ["chain", "residual", "wide", "shared", "outputs", "nested"])
 def test_work_grows_with_the_model(kind, tmp_path):
-    sizes = (3, 12) if kind == "nested" else (15, 60) if kind == "outputs" else (60, 240)
+    sizes = {"nested": (3, 12), "outputs": (12, 48)}.get(kind, (40, 160))
     small, large = (MODELS[kind](size) for size in sizes)
     everything(small, tmp_path)  # what is done once does not count
     few, many = (calls_of(everything, model, tmp_path) for model in (small, large))
