@@ -753,6 +753,44 @@ BUGS: dict[str, list[Bug]] = {
             "gamma = norm.gamma[::-1] if",
         ),
     ],
+    "layer_normalization_attention": [
+        (
+            "forgets the gate",
+            "layer_normalization_attention",
+            '"query": ("query", "gate")',
+            '"query": ("query",)',
+        ),
+        (
+            "forgets the shift",
+            "layer_normalization_attention",
+            "] = bias + added",
+            "] = bias",
+        ),
+        (
+            "takes the key for another tensor than the value where there is none",
+            "layer_normalization_attention",
+            'given["key"] = given["value"]',
+            "pass",
+        ),
+        (
+            "scales all projections",
+            "layer_normalization_attention",
+            "if _is_output(value, norm))",
+            "if name in PROJECTIONS)",
+        ),
+        (
+            "does not see that Keras would misread the bias",
+            "layer_normalization_attention",
+            "if is_misread(bias.shape, (*norm.output.shape[:-1], *bias.shape)):",
+            "if False:",
+        ),
+        (
+            "does not check the axis",
+            "layer_normalization",
+            "if [axis % rank for axis in norm.axis] != [rank - 1]:",
+            "if False:",
+        ),
+    ],
     "layer_scale": [
         (
             "does not scale the bias",

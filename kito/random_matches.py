@@ -417,8 +417,38 @@ def added_branches(sketch: Sketch, pattern: Pattern) -> Tensors:
     return [sketch.link("add", Link(tuple(pattern.anchors)), made[0], made[1:])]
 
 
+def attended(sketch: Sketch, pattern: Pattern) -> Tensors:
+    """A normalized tensor that an attention reads, as some of its arguments."""
+    draw = sketch.draw
+    norm = Link((layers.LayerNormalization,))
+    x = sketch.start(norm.classes)
+    hypothesis.assume(len(x.shape) == 3 and sketch.axis == -1)
+    read = sketch.link("norm", norm, x)
+    sketch.inner.append(read)
+    others = [read, read, sketch.input(tuple(x.shape), read.dtype)]
+    options = {"use_bias": draw(st.integers(0, 3)) > 0, "use_gate": draw(st.booleans())}
+    size, heads = draw(st.integers(1, 3)), draw(st.sampled_from((2, 4)))
+    attention = draw(
+        st.sampled_from(
+            (
+                lambda **kwargs: layers.MultiHeadAttention(heads, size, **kwargs),
+                lambda **kwargs: layers.GroupQueryAttention(size, heads, 2, **kwargs),
+            )
+        )
+    )(name=sketch.named("attention"), **options)
+    query, value, key = (draw(st.sampled_from(others)) for _ in range(3))
+    given = {"query": query, "value": value}
+    if draw(st.booleans()):
+        given["key"] = key
+    outputs = [sketch.tried(lambda: attention(**given))]
+    if draw(st.booleans()):
+        outputs.append(sketch.link("linear", Link((layers.Dense,)), read))
+    return outputs
+
+
 # The built-in rules whose patterns do not say what they match.
 DRAWN_BY_NAME: Mapping[str, Callable[[Sketch, Any], Tensors]] = {
     "duplicates": twins,
+    "layer_normalization_attention": attended,
     "parallel_branches": added_branches,
 }

@@ -25,7 +25,9 @@ from kito.graph.keras_internals import (
     is_graph_class,
     keras_mask,
     mark_called,
+    named_weights,
     no_initializers,
+    reads_several,
     recursion,
     set_trainable_alone,
     shell,
@@ -416,18 +418,21 @@ class _Builder:
         if not layer.new_weights:
             return operation  # its first call builds it, whatever it takes
         with no_initializers(operation):
-            operation.build(shape)
+            if reads_several(operation):
+                operation.build_from_config(layer.source.get_build_config())
+            else:
+                operation.build(shape)
         weights = dict(layer.new_weights)
-        for variable in operation.weights:
-            given = weights.get(variable.name)
+        for name, variable in named_weights(operation).items():
+            given = weights.get(name)
             if given is None or tuple(given.shape) != tuple(variable.shape):
                 raise GraphError(
-                    f"{layer!r} needs the weight '{variable.name}' of shape {variable.shape}; the "
+                    f"{layer!r} needs the weight '{name}' of shape {variable.shape}; the "
                     f"rule that made it gave {[(n, w.shape) for n, w in weights.items()]}"
                 )
             shared = self.users[id(given)] > 1 or isinstance(given, keras.Variable)
             variable.assign(keras.ops.copy(given) if shared else given)
-            del weights[variable.name], given
+            del weights[name], given
         if weights:
             raise GraphError(f"{layer!r} has no weights named {sorted(weights)}")
         dict.clear(layer.new_weights)  # type: ignore[arg-type]

@@ -29,6 +29,9 @@ ROUNDING = (keras.layers.LayerNormalization, keras.layers.SpectralNormalization)
 # Layers that make floats of integers, whatever they have.
 CASTING = (keras.layers.Rescaling, keras.layers.Normalization)
 
+# Layers that take several tensors, each as an argument.
+ATTENTIONS = (keras.layers.GroupQueryAttention, keras.layers.MultiHeadAttention)
+
 # Layers that take their tensors as one list.
 MERGES = (
     keras.layers.Add,
@@ -51,7 +54,9 @@ def check_match(graph: Graph, match: Match) -> None:
     if graph.training:
         raise Decline(f"the model '{graph.name}' around it is called with training=True")
     for node in match.nodes:
-        _check_arguments(node)
+        # A rule for calls that stand side by side makes each of them anew, from all its arguments.
+        several = match.ends is not None and node.layer.cls in ATTENTIONS
+        _check_arguments(node, several)
         _check_layer(node)
     for node in match.nodes:
         if node in match.tails:
@@ -65,9 +70,9 @@ def check_match(graph: Graph, match: Match) -> None:
             raise Decline(
                 f"{node.layer.name} feeds {_named(others)} as well as {followers[0].layer.name}"
             )
-        beside = match.ends is not None and set(followers) <= set(match.tails)
-        uses = sum(ref.node == node.id for reader in followers for ref in reader.refs)
-        if uses > (len(followers) if beside else 1):
+        if match.ends is not None and set(followers) <= set(match.tails):
+            continue  # the rule gives each of these what it reads
+        if sum(ref.node == node.id for reader in followers for ref in reader.refs) > 1:
             raise Decline(f"{followers[0].layer.name} reads {node.layer.name} more than once")
 
 
@@ -78,10 +83,10 @@ def _named(layers: Sequence[Layer]) -> str:
     return " and ".join([*names, f"{others:,} others"] if others > 0 else names)
 
 
-def _check_arguments(node: Node) -> None:
+def _check_arguments(node: Node, several: bool) -> None:
     if node.kwargs.get("training"):
         raise Decline(f"{node.layer.name} is called with training=True")
-    if not issubclass(node.layer.cls, keras.Layer):
+    if several or not issubclass(node.layer.cls, keras.Layer):
         return  # an operation of keras.ops: what it is given is all that there is of it
     extra = [
         name for name, value in node.kwargs.items() if value is not None and value is not False

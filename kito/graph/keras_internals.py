@@ -378,6 +378,22 @@ def sublayers(layer: keras.Layer) -> list[keras.Layer]:
     return list(layer._flatten_layers())
 
 
+def named_weights(layer: keras.Layer) -> dict[str, keras.Variable]:
+    """The weights of a layer by name; with the names of the layers that hold them, as in
+    `query/kernel`, where some have the same one.
+    """
+    named = {variable.name: variable for variable in layer.weights}
+    if len(named) == len(layer.weights):
+        return named
+    return {"/".join(variable.path.split("/")[-2:]): variable for variable in layer.weights}
+
+
+def reads_several(layer: keras.Layer) -> bool:
+    """Whether a layer is built for more than one tensor, as an attention is."""
+    _, *shapes = inspect.signature(type(layer).build).parameters.values()
+    return sum(each.default is inspect.Parameter.empty for each in shapes) > 1
+
+
 @contextlib.contextmanager
 def recursion(calls: int) -> Iterator[None]:
     """Let Keras build a model of so many calls: it walks up to the inputs by recursion."""

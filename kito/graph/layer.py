@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import keras
 import numpy as np
 
-from kito.graph.keras_internals import complete_config, shell
+from kito.graph.keras_internals import complete_config, named_weights, shell
 
 if TYPE_CHECKING:
     from kito.graph.ir import Graph
@@ -138,10 +138,10 @@ class Layer:
 
     @cached_property
     def variables(self) -> dict[str, keras.Variable]:
-        """The variables of the layer that this one was lifted from, by name."""
+        """The variables of the layer that this one was lifted from, see `named_weights`."""
         if self.new_weights or not isinstance(self.source, keras.Layer):
             return {}
-        return {variable.name: variable for variable in self.source.weights}
+        return named_weights(self.source)
 
     @property
     def weights(self) -> dict[str, np.ndarray]:

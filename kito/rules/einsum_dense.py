@@ -135,7 +135,7 @@ def _bias(einsum: Node, bias: Float64, labels: str) -> dict[str, Any]:
     Raises:
         Decline: Keras would misread the bias, or misreads the one that the layer has.
     """
-    if any(_is_misread(each.shape, einsum.output.shape) for each in (_bias_of(einsum), bias)):
+    if any(is_misread(each.shape, einsum.output.shape) for each in (_bias_of(einsum), bias)):
         raise Decline(
             f"the bias of {einsum.name} is a vector along an axis of {einsum.output.shape}, and "
             "Keras on TensorFlow could add it along another axis that is as long"
@@ -145,7 +145,7 @@ def _bias(einsum: Node, bias: Float64, labels: str) -> dict[str, Any]:
     return {"bias_axes": "".join(letter for letter in letters if letter in axes), "bias": bias}
 
 
-def _is_misread(bias: tuple[int, ...], output: tuple[int | None, ...]) -> bool:
+def is_misread(bias: tuple[int, ...], output: tuple[int | None, ...]) -> bool:
     """Whether Keras 3.15 on TensorFlow may add a bias that is a vector along a wrong axis.
 
     It asks for no more than that the last axis, or else axis 1, is as long as the vector.

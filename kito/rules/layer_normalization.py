@@ -11,7 +11,7 @@ a and b are numbers for each mean without gamma and beta, and tensors as large a
 compiles it into one pass either way, and PyTorch has one kernel for it: nothing is gained there.
 
 All that read it must take gamma and beta in: one Dense layer, or those that make queries, keys and
-values.
+values. Layers that have these inside are in `layer_normalization_attention.py`.
 """
 
 import numpy as np
@@ -22,13 +22,14 @@ from kito.rules.affine import Affine
 from kito.rules.affine_linear import READERS, absorbed
 
 
-def _has_weights(norm: Node) -> bool:
+def has_weights(norm: Node) -> bool:
+    """Whether a LayerNormalization scales or shifts."""
     return bool(norm.layer.config["scale"] or norm.center)
 
 
 @rule(
     readers(
-        norm=where(LayerNormalization, _has_weights),
+        norm=where(LayerNormalization, has_weights),
         linear=READERS,
     ),
     default=["tensorflow"],
@@ -36,8 +37,14 @@ def _has_weights(norm: Node) -> bool:
 )
 def layer_normalization_dense(norm: Node, linear: tuple[Node, ...]) -> list[Call]:
     """Move the scale and shift of a LayerNormalization into the linear layers after it."""
-    affine = _affine_of(norm)
-    plain = Layer.new(
+    affine = affine_of(norm)
+    normalized = without_weights(norm)(norm.input)
+    return [layer(normalized) for layer in absorbed(linear, norm, affine, norm.output)]
+
+
+def without_weights(norm: Node) -> Layer:
+    """The LayerNormalization that normalizes, and does nothing else."""
+    return Layer.new(
         LayerNormalization,
         name=norm.name,
         dtype=norm.config["dtype"],
@@ -46,11 +53,9 @@ def layer_normalization_dense(norm: Node, linear: tuple[Node, ...]) -> list[Call
         scale=False,
         center=False,
     )
-    normalized = plain(norm.input)
-    return [layer(normalized) for layer in absorbed(linear, norm, affine, norm.output)]
 
 
-def _affine_of(norm: Node) -> Affine:
+def affine_of(norm: Node) -> Affine:
     """What the layer does to the normalized tensor.
 
     Raises:
