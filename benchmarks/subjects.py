@@ -351,6 +351,16 @@ def vision_transformer(size: int = 14, heads: int = 3) -> keras.Model:
     return keras.Model(inputs, x)
 
 
+def attention_of_keras(size: int = 14, heads: int = 3) -> keras.Model:
+    """Two blocks of ViT-Tiny, with the attention that Keras has, arXiv:2010.11929."""
+    channels = 64 * heads
+    inputs = x = keras.Input((size**2, channels))
+    for _ in range(2):
+        y = layers.LayerNormalization()(x)
+        x = layers.Add()([x, layers.MultiHeadAttention(heads, 64)(y, y)])
+    return keras.Model(inputs, x)
+
+
 def yolo(size: int = 28) -> keras.Model:
     """The largest head of YOLOv3, of which each part has a convolution, arXiv:1804.02767."""
     inputs = x = keras.Input((size, size, 64))
@@ -416,6 +426,7 @@ SUBJECTS: dict[str, Subject] = {
         ("NASNet-A of PyTorch", nasnet_of_pytorch, "padding_padding"),
         ("RepVGG-A0", repvgg, "parallel_branches"),
         ("ViT-Tiny", vision_transformer, "parallel_siblings"),
+        ("ViT-Tiny of Keras", attention_of_keras, "layer_normalization_attention"),
         ("SE-ResNet-18", squeeze_excitation, "same_shape"),
         ("Xception", xception, "separable_conv_batchnorm", "separable_split"),
         ("SNGAN", sngan, "spectral_normalization"),

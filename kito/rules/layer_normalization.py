@@ -7,8 +7,9 @@
 each channel, and the linear layers that read it take that in, as they do in `affine_linear.py`.
 
 The LayerNormalization stays, and has less to do. Keras 3.15 on TensorFlow computes x * a + b, where
-a and b are numbers for each mean without gamma and beta, and tensors as large as x with them. JAX
-compiles it into one pass either way, and PyTorch has one kernel for it: nothing is gained there.
+a and b are numbers for each mean without gamma and beta, and tensors as large as x with them; so do
+the models that it exports to ONNX Runtime and LiteRT. JAX compiles it into one pass either way,
+OpenVINO and PyTorch have one kernel for it: little or nothing is gained there.
 
 All that read it must take gamma and beta in: one Dense layer, or those that make queries, keys and
 values. Layers that have these inside are in `layer_normalization_attention.py`.
@@ -32,7 +33,7 @@ def has_weights(norm: Node) -> bool:
         norm=where(LayerNormalization, has_weights),
         linear=READERS,
     ),
-    default=["tensorflow"],
+    default=["tensorflow", "onnx", "litert"],
     opens=False,
 )
 def layer_normalization_dense(norm: Node, linear: tuple[Node, ...]) -> list[Call]:

@@ -57,7 +57,7 @@ class Attended:
         return f"LayerNormalization -> [{names}, ...]"
 
 
-@rule(Attended(), default=["tensorflow"], opens=False)
+@rule(Attended(), default=["tensorflow", "onnx", "litert"], opens=False)
 def layer_normalization_attention(norm: Node, readers: tuple[Node, ...]) -> list[Call]:
     """Move the scale and shift of a LayerNormalization into the attentions after it."""
     affine = affine_of(norm)
