@@ -7,6 +7,7 @@ import functools
 import inspect
 import sys
 import threading
+from collections import Counter
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -379,13 +380,17 @@ def sublayers(layer: keras.Layer) -> list[keras.Layer]:
 
 
 def named_weights(layer: keras.Layer) -> dict[str, keras.Variable]:
-    """The weights of a layer by name; with the names of the layers that hold them, as in
-    `query/kernel`, where some have the same one.
+    """The weights of a layer by name; where several have one, those of the layers inside have the
+    name of these too, as in `query/kernel`.
     """
-    named = {variable.name: variable for variable in layer.weights}
-    if len(named) == len(layer.weights):
-        return named
-    return {"/".join(variable.path.split("/")[-2:]): variable for variable in layer.weights}
+    counts = Counter(variable.name for variable in layer.weights)
+    own = {id(each) for each in (*layer._trainable_variables, *layer._non_trainable_variables)}
+    return {
+        variable.name
+        if counts[variable.name] == 1 or id(variable) in own
+        else "/".join(variable.path.split("/")[-2:]): variable
+        for variable in layer.weights
+    }
 
 
 def reads_several(layer: keras.Layer) -> bool:

@@ -113,7 +113,7 @@ def _absorbed(attention: Node, norm: Node, affine: Affine) -> Layer:
     check_range(norm, attention, affine.scale)
     check_shift(affine, attention.output.dtype)
     weights = attention.weights
-    if "query/lora_kernel_a" in weights:
+    if any("lora_kernel" in name for name in weights):
         raise Decline(f"the projections of {attention.name} have LoRA")
     changes = {}
     for argument in sorted(_read_as(attention, norm)):
