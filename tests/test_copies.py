@@ -490,3 +490,27 @@ def test_what_a_call_leaves_in_an_attribute_is_nothing_to_copy():
     assert not report.notes
     assert isinstance(fast.get_layer("scores"), Scores)
     assert not {id(each) for each in model.variables} & {id(each) for each in fast.variables}
+
+
+def test_a_class_stays_whatever_the_model_did_before():
+    @keras.saving.register_keras_serializable("test_copies")
+    class Net(keras.Model):
+        def __init__(self, size=8, **options):
+            inputs = keras.Input((16, size))
+            x = layers.Dropout(0.1)(layers.Dense(size, "gelu")(inputs))
+            super().__init__(inputs, layers.Dense(size)(x), **options)
+            self.size = size
+
+        def get_config(self):
+            return {"size": self.size, "name": self.name}
+
+        @classmethod
+        def from_config(cls, config):
+            return cls(**config)
+
+    model, data = Net(), np.ones((2, 16, 8))
+    model.compile("sgd", "mse")
+    model.fit(data, data, verbose=0)
+    model.evaluate(data, data, verbose=0)
+    model.predict(data, verbose=0)
+    assert type(kito.optimize(model)) is Net

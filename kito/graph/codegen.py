@@ -22,6 +22,7 @@ from kito.graph.inline import names_inside
 from kito.graph.ir import Graph, Node, Ref, Tensor, rewritten_graphs, walk
 from kito.graph.keras_internals import (
     Functional,
+    called,
     is_graph_class,
     keras_mask,
     mark_called,
@@ -298,7 +299,7 @@ class _Builder:
             leaves = keras.tree.flatten((args, kwargs))
             first = next(leaf for leaf in leaves if isinstance(leaf, keras.KerasTensor))
             self.built[layer] = self.make(layer, first.shape)
-        return self.built[layer](*args, **kwargs)
+        return called(self.built[layer], args, kwargs)
 
     def unfold(self, layer: Layer, args: Any, kwargs: Any) -> Any:
         """Call the model that stands in the place of a layer written in Python."""
@@ -386,12 +387,12 @@ class _Builder:
         """Copy a layer of the source, call it, which builds it, and give it its weights."""
         if layer in self.tied:
             self.share(layer, TIED)
-            return self.built[layer](*args, **kwargs)
+            return called(self.built[layer], args, kwargs)
         # A TimeDistributed has the graph of what it holds.
         if layer.graph is not None and layer.graph.trace and layer.graph.spare is not None:
             self.built[layer] = layer.graph.spare
             self.built[layer].name = layer.name
-            return self.built[layer](*args, **kwargs)
+            return called(self.built[layer], args, kwargs)
         try:
             # A rule may have left it in another's place, which has the name.
             copy, outputs = copy_and_call(layer.source, args, kwargs, layer.name)
@@ -400,7 +401,7 @@ class _Builder:
                 self.unfolded.add(layer)
                 return self.unfold(layer, args, kwargs)
             self.share(layer, error)
-            return self.built[layer](*args, **kwargs)
+            return called(self.built[layer], args, kwargs)
         self.built[layer] = copy
         return outputs
 

@@ -28,8 +28,11 @@ import numpy as np
 from kito.graph.keras_internals import (
     ACTIVATIONS,
     OTHER_WEIGHTS,
+    arguments_of_calls,
+    called,
     complete_config,
     has_its_weights,
+    infers,
     is_users,
     no_initializers,
     own_attributes,
@@ -93,10 +96,22 @@ def _can_rebuild(layer: keras.Layer) -> bool:
     which a `build` that gets tuples of the layer around it need not expect.
     """
     try:
-        build(copy_structure(layer), json.loads(json.dumps(layer.get_build_config())))
+        copy = copy_structure(layer)
+        build(copy, json.loads(json.dumps(layer.get_build_config())))
+        if len(copy.variables) < len(layer.variables) and any(map(infers, sublayers(layer))):
+            # Its call would build the rest, but Keras does not run the call of such a layer.
+            args, kwargs = keras.tree.map_structure(_unconnected, arguments_of_calls(layer)[0])
+            copy(*args, **kwargs)
+            return len(copy.variables) == len(layer.variables)
     except Exception:
         return False
     return True
+
+
+def _unconnected(leaf: Any) -> Any:
+    """A symbolic tensor like another one, that no call made."""
+    symbolic = isinstance(leaf, keras.KerasTensor)
+    return keras.KerasTensor(leaf.shape, leaf.dtype) if symbolic else leaf
 
 
 def names_activations(layer: keras.Layer) -> bool:
@@ -175,7 +190,7 @@ def copy_and_call(
     copy = copy_structure(layer)
     copy.name = name or layer.name
     with no_initializers(copy), policy_of(layer):
-        outputs = copy(*args, **kwargs)
+        outputs = called(copy, args, kwargs)
     copy_state(layer, copy)
     return copy, outputs
 

@@ -59,6 +59,19 @@ def check_faithful(graph: Graph, *, opened: Opened) -> None:
                 except _DoesNotRunError as error:
                     if size == tried[-1]:
                         raise error.reason from error
+    _check_known_sizes(graph, trace)
+
+
+def _check_known_sizes(graph: Graph, trace: Trace) -> None:
+    """Whether Keras infers of the recorded calls all sizes that it infers of the layer.
+
+    Raises:
+        UntraceableError: it does not, and what follows may need them.
+    """
+    for ref, spec in zip(keras.tree.flatten(lifted(graph).outputs), trace.outputs, strict=False):
+        shape = graph.tensor(ref).shape
+        if any(size is None for size, known in zip(shape, spec.shape, strict=True) if known):
+            raise UntraceableError(f"of its calls Keras infers {shape}, of itself {spec.shape}")
 
 
 def _check_on(data: list[Any], graph: Graph, opened: Opened) -> None:

@@ -245,6 +245,20 @@ def number_of_calls(operation: keras.Operation) -> int:
     return len(operation._inbound_nodes)
 
 
+def arguments_of_calls(operation: keras.Operation) -> list[tuple[Any, Any]]:
+    """The arguments of each call on symbolic tensors that Keras has recorded of an operation."""
+    return [(each.arguments.args, each.arguments.kwargs) for each in operation._inbound_nodes]
+
+
+def called(operation: keras.Operation, args: Any, kwargs: Any) -> Any:
+    """What a call on symbolic tensors gives, as the graph of a model has it: what a `__call__` of
+    the class' own does besides stands there by itself.
+    """
+    if isinstance(operation, keras.Layer):
+        return keras.Layer.__call__(operation, *args, **kwargs)
+    return operation(*args, **kwargs)
+
+
 # What Keras itself sets on each layer or compiled model, though its class has a method of that
 # name; and what traces set for their time.
 KEPT_ON_THE_OBJECT = {"build", "loss", "quantize", "compute_output_spec"}
@@ -314,7 +328,11 @@ def own_attributes(layer: keras.Layer) -> list[str]:
 @functools.cache
 def _common_attributes(base: type[keras.Layer]) -> frozenset[str]:
     # What Keras notes of a constructor with `*args` has no default.
-    return frozenset(vars(base())) | {"build", "quantize", "_auto_config_error_args"}
+    return frozenset(vars(base())) | {"build", "quantize", "_auto_config_error_args", *RUN}
+
+
+# What Keras sets on a model that it compiles or runs.
+RUN = ("history", "optimizer", "stop_evaluating", "stop_predicting", "stop_training")
 
 
 def patched_methods(operation: keras.Operation) -> list[str]:
@@ -377,6 +395,15 @@ def states_between_batches(layer: keras.Layer) -> list[keras.Variable]:
 def sublayers(layer: keras.Layer) -> list[keras.Layer]:
     """The layer and all layers inside it, in the order in which Keras tracks them."""
     return list(layer._flatten_layers())
+
+
+def infers(layer: keras.Layer) -> bool:
+    """Whether a class says itself what it returns."""
+    cls = type(layer)
+    return (
+        cls.compute_output_spec is not keras.Layer.compute_output_spec
+        or cls.compute_output_shape is not keras.Layer.compute_output_shape
+    )
 
 
 def named_weights(layer: keras.Layer) -> dict[str, keras.Variable]:

@@ -35,6 +35,7 @@ from kito.graph.ir import Calls, Graph, Node, Ref, Tensor, Trace, exactly, walk
 from kito.graph.keras_internals import (
     Functional,
     arguments,
+    arguments_of_calls,
     calls_in_order,
     is_graph_model,
     is_users,
@@ -247,8 +248,9 @@ class _Lifter:
             elif _is_time_distributed(operation) and is_graph_model(operation.layer):
                 graph = self.layer(operation.layer, operation.layer.name).graph
             cls = type(operation)
-            if self._anchors and cls not in self._named and call and call.arguments.args:
-                cls = class_of(operation, call.arguments.args[0])
+            if self._anchors and cls not in self._named and call is not None:
+                here = call.arguments.args, call.arguments.kwargs
+                cls = class_of(operation, [here, *arguments_of_calls(operation)])
             layer = Layer(cls, name, source=operation, graph=graph)
             self._layers[id(operation)] = layer
         return self._layers[id(operation)]
@@ -366,6 +368,12 @@ class _Lifter:
             for ref in node.refs
         ):
             raise UntraceableError("it gets an optional input, which may be None")
+        if any(
+            getattr(graph.producer(ref).layer.source, "sparse", False)
+            for graph, node in sites
+            for ref in node.refs
+        ):
+            raise UntraceableError("it gets a sparse tensor, and may do otherwise with these")
         with trace(layer.source, call.args, call.kwargs, self._outputs) as (function, reads):
             graph = self.record(function, layer.name)
         graph.trace = replace(call, reads=tuple(reads.shapes))

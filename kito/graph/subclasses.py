@@ -9,6 +9,8 @@ that the class of Keras would make, on the same weights, it is taken for one of 
 from __future__ import annotations
 
 import contextlib
+import inspect
+from collections.abc import Iterable
 from typing import Any
 
 import keras
@@ -39,11 +41,15 @@ from kito.graph.size_reads import Reads
 ALLOWED = {"__init__", "call", "get_config", "from_config"}
 
 
-def class_of(operation: keras.Operation, given: Any) -> type[keras.Operation]:
+# The positional arguments of a call and the others, with a KerasTensor for each tensor.
+Arguments = tuple[tuple[Any, ...], dict[str, Any]]
+
+
+def class_of(operation: keras.Operation, calls: Iterable[Arguments]) -> type[keras.Operation]:
     """The class of Keras that an operation is of, or computes what that does; else its own.
 
     Args:
-        given: the only argument of a call, with a KerasTensor where it is a tensor.
+        calls: those that are known of it.
     """
     cls = type(operation)
     base = next((each for each in cls.__mro__ if not is_users(each)), cls)
@@ -66,7 +72,7 @@ def class_of(operation: keras.Operation, given: Any) -> type[keras.Operation]:
             has_its_weights(plain)
             and casts_as_its_class(plain)
             and _has_the_same_weights(operation, plain)
-            and ("call" not in overridden or _computes_the_same(operation, plain, given))
+            and ("call" not in overridden or _calls_do_the_same(operation, plain, calls))
         ):
             return base
     return cls
@@ -79,15 +85,43 @@ def _has_the_same_weights(layer: keras.Layer, plain: keras.Layer) -> bool:
     return weights == others
 
 
-def _computes_the_same(layer: keras.Layer, plain: keras.Layer, given: Any) -> bool:
-    given = keras.tree.map_structure(lambda x: Tensor(tuple(x.shape), str(x.dtype)), given)
+def _calls_do_the_same(layer: keras.Layer, plain: keras.Layer, calls: Iterable[Arguments]) -> bool:
+    """Whether a layer computes, in all these calls, what it would as one of Keras' class."""
+    known = {*inspect.signature(type(plain).call).parameters, "training"}
+    different: dict[str, Any] = {}
+    for args, kwargs in calls:
+        if len(args) != 1 or not kwargs.keys() <= known:
+            return False
+        if any(x.sparse for x in keras.tree.flatten(args[:1])):
+            return False  # what stands for data is not
+        given = keras.tree.map_structure(lambda x: Tensor(tuple(x.shape), str(x.dtype)), args[0])
+        # What does not read its sizes does the same at all.
+        kinds = keras.tree.map_structure(lambda x: (len(x.shape), x.dtype), given)
+        different.setdefault(str(kinds), given)
+    takes_mask = "mask" in inspect.signature(type(layer).call).parameters
+    return all(
+        _computes_the_same(layer, plain, given, kwargs)
+        for given in different.values()
+        for kwargs in ({}, *([{"mask": _mask_of(given)}] if takes_mask else []))
+    )
+
+
+def _mask_of(given: Any) -> Any:
+    return keras.tree.map_structure(lambda x: Tensor(x.shape[:-1], "bool"), given)
+
+
+def _computes_the_same(
+    layer: keras.Layer, plain: keras.Layer, given: Any, kwargs: dict[str, Any]
+) -> bool:
     reads = Reads()
     with untouched(layer):
-        records = record(layer, (given,), {}, reads), record(plain, (given,), {})
-        if reads.shapes or not _are_alike(*records):  # what it does may depend on a size
+        records = record(layer, (given,), kwargs, reads), record(plain, (given,), kwargs)
+        # What it does may depend on a size that it reads; that of a mask Keras reads itself.
+        if (reads.shapes and not kwargs) or not _are_alike(*records):
             return False
-    data = drawn(np.random.default_rng(0), with_sizes([given], batch=2, others=8))
-    one, other = (answer(Trace(each, (given,), {}), data) for each in (layer, plain))
+    leaves = keras.tree.flatten(((given,), kwargs))
+    data = drawn(np.random.default_rng(0), with_sizes(leaves, batch=2, others=8))
+    one, other = (answer(Trace(each, (given,), kwargs), data) for each in (layer, plain))
     return np.array_equal(to_numpy(one), to_numpy(other))
 
 

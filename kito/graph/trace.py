@@ -20,6 +20,7 @@ import numpy as np
 from kito.graph.keras_internals import (
     Functional,
     calls_in_order,
+    infers,
     is_graph_class,
     is_strict,
     settings,
@@ -87,7 +88,7 @@ def inferred_once(layer: keras.Layer, known: Outputs) -> Iterator[None]:
         part
         for part in sublayers(layer)[1:]
         if "compute_output_spec" not in vars(part)
-        and (_runs_on_any_size(part) or (is_written_in_python(part) and not _infers(part)))
+        and (_runs_on_any_size(part) or (is_written_in_python(part) and not infers(part)))
     ]
     for part in parts:
         vars(part)["compute_output_spec"] = partial(_outputs, known, part)
@@ -111,15 +112,6 @@ def _runs_on_any_size(layer: keras.Layer) -> bool:
     """
     sequential = isinstance(layer, keras.Sequential) and is_graph_class(type(layer))
     return sequential and layer.built
-
-
-def _infers(layer: keras.Layer) -> bool:
-    """Whether a class says itself what it returns."""
-    cls = type(layer)
-    return (
-        cls.compute_output_spec is not keras.Layer.compute_output_spec
-        or cls.compute_output_shape is not keras.Layer.compute_output_shape
-    )
 
 
 def _without_training(infer: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:

@@ -169,3 +169,74 @@ def test_a_convolution_with_another_kernel_stays():
         report = kito.Report()
         check_equivalent(model, kito.optimize(model, FOLDS, report=report))
         assert not report.applied
+
+
+class Masked(BatchNormalization):
+    """Sets to zero what a mask hides."""
+
+    def call(self, x, training=None, mask=None):
+        y = super().call(x, training=training)
+        return y if mask is None else y * ops.cast(ops.expand_dims(mask, -1), y.dtype)
+
+
+class HandingMask(BatchNormalization):
+    def call(self, x, training=None, mask=None):
+        return super().call(x, training=training, mask=mask)
+
+
+@pytest.mark.parametrize(("cls", "times"), [(Masked, 0), (HandingMask, 1)])
+def test_what_does_otherwise_with_a_mask_stays(cls, times):
+    words = keras.Input((6,), dtype="int32")
+    x = layers.Dense(4)(layers.Embedding(5, 4, mask_zero=True)(words))
+    model = randomize(keras.Model(words, cls()(x)))
+    report = kito.Report()
+    fast = kito.optimize(model, FOLDS, report=report)
+    assert sum(report.folded.values()) == times
+    check_equivalent(model, fast)
+
+
+class ByDtype(layers.Dense):
+    """Doubles integers."""
+
+    def call(self, x):
+        return super().call(x * 2 if x.dtype == "int32" else x)
+
+
+@pytest.mark.parametrize("order", [("float32", "int32"), ("int32", "float32")])
+def test_what_does_otherwise_in_another_call_stays(order):
+    dense = ByDtype(4)
+    inputs = [keras.Input((6,), dtype=dtype) for dtype in order]
+    model = keras.Model(inputs, [BatchNormalization()(dense(x)) for x in inputs])
+    fast = kito.optimize(randomize(model), FOLDS)
+    check_equivalent(model, fast)
+    assert any(isinstance(layer, ByDtype) for layer in fast.layers)
+
+
+class WithFlag(Conv2D):
+    def call(self, x, flag=None):
+        return super().call(-x if flag else x)
+
+
+def test_what_is_called_with_an_argument_of_its_own_stays():
+    inputs = keras.Input((8, 8, 3))
+    x = BatchNormalization()(WithFlag(4, 3)(inputs, flag=False))
+    fast = kito.optimize(randomize(keras.Model(inputs, x)), FOLDS, strict=True)
+    assert any(isinstance(layer, WithFlag) for layer in fast.layers)
+
+
+class Added(layers.Add):
+    def call(self, inputs):
+        return super().call(inputs)
+
+
+def test_what_merges_folds():
+    inputs = keras.Input((8, 8, 3))
+    convs = [Conv2D(4, 3)(inputs), Conv2D(4, (2, 3))(layers.Cropping2D(((1, 0), (0, 0)))(inputs))]
+    model = keras.Model(inputs, BatchNormalization()(Added()(convs)))
+    check_rewrites(model, ["add_batchnorm"], times=1)
+
+
+def test_what_reads_a_sparse_tensor_stays():
+    inputs = keras.Input((6,), sparse=True)
+    model = keras.Model(inputs, BatchNormalization()(ByDtype(4)(inputs)))
+    assert not kito.explain(model, FOLDS).applied

@@ -312,6 +312,41 @@ def test_a_block_of_an_optional_input():
     assert np.allclose(to_numpy(fast([data, None])), to_numpy(model([data, None])))
 
 
+def test_a_block_of_a_sparse_tensor():
+    class BySparseness(layers.Layer):
+        def __init__(self, **options):
+            super().__init__(**options)
+            self.dense, self.bn = layers.Dense(4), BatchNormalization()
+
+        def call(self, x):
+            y = self.bn(self.dense(x))
+            return y if isinstance(x, keras.KerasTensor) or keras.ops.is_tensor(x) else y * 2
+
+        def compute_output_shape(self, shape):
+            return (shape[0], 4)
+
+    inputs = keras.Input((6,), sparse=True)
+    kept_whole(keras.Model(inputs, BySparseness()(inputs)), "it gets a sparse tensor")
+
+
+def test_a_block_of_whose_calls_keras_infers_less():
+    class Open(Block):
+        def __init__(self, **options):
+            super().__init__(**options)
+            self.last = layers.EinsumDense("bhwc,cd->bhwd", (None, None, 4))
+
+        def build(self, shape):
+            super().build(shape)
+            self.last.build((*shape[:-1], 4))
+
+        def call(self, x):
+            return self.last(super().call(x))
+
+    inputs = keras.Input(SHAPE)
+    model = keras.Model(inputs, layers.Dense(2)(layers.Flatten()(Open()(inputs))))
+    kept_whole(model, "of its calls Keras infers (None, None, None, 4), of itself (None, 8, 8, 4)")
+
+
 class Passing(layers.Layer):
     """At inference it returns the very tensor that it gets, and so the mask that hangs on it."""
 
@@ -1919,8 +1954,20 @@ class Calling(Block):
 
 
 def test_a_call_around_the_call_is_kept():
-    fast = kept_whole(around(Calling(name="block")), "it has a `__call__` of its own")
+    model = around(Calling(name="block"))
+    fast = kept_whole(model, "it has a `__call__` of its own")
     assert isinstance(fast.get_layer("block"), Calling)
+    check_equivalent(model, fast)
+
+
+def test_a_call_around_the_call_of_what_is_rewritten():
+    class Doubling(layers.Dense):
+        def __call__(self, x, **options):
+            return super().__call__(x * 2, **options)
+
+    inputs = keras.Input(SHAPE)
+    x = BatchNormalization()(Conv2D(3, 1)(Doubling(3)(inputs)))
+    check_rewrites(keras.Model(inputs, x), FOLDS, times=1)
 
 
 class Idle(layers.Layer):
