@@ -237,7 +237,7 @@ def rewritten(
 
 def anchors(rules: Sequence[Rule]) -> frozenset[type]:
     """The classes at which a rule can match that is a reason to look inside a layer."""
-    return frozenset(cls for rule in rules if rule.opens for cls in rule.pattern.anchors)
+    return frozenset[type]().union(*(rule.reasons for rule in rules))
 
 
 def reduce_keras_model(model: keras.Model, verbose: bool = False) -> keras.Model:

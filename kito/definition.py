@@ -16,6 +16,8 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import keras
+
 from kito.errors import RuleDefinitionError
 from kito.graph.ir import Graph, Node, Ref, Tensor
 from kito.graph.layer import Call, Layer, Output, to_numpy
@@ -89,7 +91,8 @@ class Rule:
         default: the targets for which `optimize(model)` uses it without being asked; True is every
             target, False none.
         opens: whether it is a reason to replace a layer that is written in Python by the layers
-            inside. A rule that makes nothing faster by itself is none.
+            inside; or the classes of which it must have replaced a call to be one. A rule that
+            makes nothing faster by itself is none.
         late: whether it waits until no other rule applies any more.
     """
 
@@ -97,7 +100,7 @@ class Rule:
     pattern: Pattern
     function: Callable[..., Replacement]
     default: bool | frozenset[str] = True
-    opens: bool = True
+    opens: bool | frozenset[type[keras.Operation]] = True
     late: bool = False
 
     def __call__(self, match: Match) -> tuple[Result, ...]:
@@ -130,6 +133,17 @@ class Rule:
         """The classes that the pattern names."""
         return frozenset(named(self.pattern)) | {*self.pattern.anchors}
 
+    @property
+    def reasons(self) -> frozenset[type]:
+        """The classes at which it may match and be a reason to look inside a layer."""
+        if isinstance(self.opens, bool):
+            return frozenset(self.pattern.anchors) if self.opens else frozenset()
+        return self.opens
+
+    def is_reason(self, replaced: frozenset[type]) -> bool:
+        """Whether a rewrite that replaced calls of these classes is one to replace a layer."""
+        return self.opens if isinstance(self.opens, bool) else bool(self.opens & replaced)
+
     def is_default(self, target: str) -> bool:
         """Whether `optimize(model, target=target)` uses the rule without being asked."""
         return self.default if isinstance(self.default, bool) else target in self.default
@@ -145,7 +159,7 @@ def rule(
     *,
     name: str | None = None,
     default: bool | Iterable[str] = True,
-    opens: bool = True,
+    opens: bool | Iterable[type[keras.Operation]] = True,
     late: bool = False,
 ) -> Callable[[Callable[..., Replacement]], Rule]:
     """Make a rule of a function whose parameters are the captures of the pattern.
@@ -170,7 +184,8 @@ def rule(
                 f"rule {function.__name__}: there is no target {_listed(sorted(unknown))}; there "
                 f"are {_listed(TARGETS)}"
             )
-        return Rule(name or function.__name__, pattern, function, targets, opens, late)
+        reason = opens if isinstance(opens, bool) else frozenset(opens)
+        return Rule(name or function.__name__, pattern, function, targets, reason, late)
 
     return decorate
 

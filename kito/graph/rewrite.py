@@ -100,6 +100,11 @@ class _Done:
     applied: Applied
     classes: frozenset[type]
 
+    @property
+    def is_reason(self) -> bool:
+        """Whether it is one to replace a layer that is written in Python."""
+        return self.rule.is_reason(self.classes)
+
 
 class _Rewriter:
     def __init__(
@@ -194,7 +199,7 @@ class _Rewriter:
             if not self.keeps_class(graph):
                 continue
             inside = {id(nested) for _, nested in walk(graph)}
-            if any(done.rule.opens and done.graphs & inside for done in self.applied):
+            if any(done.is_reason and done.graphs & inside for done in self.applied):
                 continue
             undone = [done for done in self.applied if done.graphs & inside]
             across = any(not done.graphs <= inside for done in undone)  # with calls elsewhere

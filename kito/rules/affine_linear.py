@@ -64,7 +64,7 @@ TRANSPOSED = (layers.Conv1DTranspose, layers.Conv2DTranspose, layers.Conv3DTrans
             linear=READERS,
         )
     ),
-    opens=False,
+    opens=[layers.BatchNormalization],
 )
 def affine_linear(
     source: Node, affine: Node, between: tuple[Node, ...], linear: tuple[Node, ...]

@@ -8,9 +8,9 @@ from hypothesis import strategies as st
 from keras import layers, ops
 from keras.layers import BatchNormalization, Rescaling
 
-from kito import explain
+from kito import explain, optimize
 from kito.rules.affine_linear import affine_linear
-from kito.testing import check_declines, check_rewrites, randomize
+from kito.testing import check_declines, check_equivalent, check_rewrites, randomize
 from tests.exact import BOUND, DOUBLE
 
 RULES = [affine_linear]
@@ -507,3 +507,38 @@ def test_a_layer_in_between_that_is_no_subclass():
     report = explain(model_of(BatchNormalization(), Squared(2), layers.Dense(3)), RULES)
     assert not report.applied
     assert not report.declined
+
+
+@pytest.mark.parametrize(
+    ("affine", "opened"), [(BatchNormalization(), True), (Rescaling(0.5, 0.1), False)]
+)
+def test_is_a_reason_to_look_inside_a_layer_for_a_normalization_only(affine, opened):
+    @keras.saving.register_keras_serializable("test_affine_linear")
+    class Head(layers.Layer):
+        def __init__(self, affine=None, **options):
+            super().__init__(**options)
+            self.affine, self.dense = affine, layers.Dense(3)
+            self.bn = BatchNormalization()  # what it reads is no linear layer, nor what reads it
+
+        def build(self, shape):
+            self.affine.build(shape)
+            self.dense.build(shape)
+            self.bn.build((None, 3))
+
+        def call(self, x):
+            return self.bn(keras.ops.tanh(self.dense(self.affine(x))))
+
+        def get_config(self):
+            affine = keras.saving.serialize_keras_object(self.affine)
+            return {**super().get_config(), "affine": affine}
+
+        @classmethod
+        def from_config(cls, config):
+            return cls(**config | {"affine": layers.deserialize(config["affine"])})
+
+    inputs = keras.Input((8,))
+    copy = type(affine).from_config(affine.get_config())
+    model = randomize(keras.Model(inputs, Head(copy, name="head")(layers.ReLU()(inputs))))
+    fast = optimize(model, ["affine_linear"])
+    assert isinstance(fast.get_layer("head"), keras.Model) == opened
+    check_equivalent(model, fast)
