@@ -14,7 +14,7 @@ from kito import plugins, verification
 from kito import tune as tuning
 from kito.comparison import compare
 from kito.definition import Rule
-from kito.errors import GraphError, InputError, KitoError, first_line
+from kito.errors import GraphError, InputError, KitoError, NoGraphError, first_line
 from kito.faults import build_right
 from kito.forward import EVALUATING, PREDICTING, own_methods
 from kito.graph.borders import laid_open_in_vain
@@ -108,16 +108,17 @@ def optimize(
 
     def attempt(rules: Sequence[Rule], report: Report, course: Course) -> keras.Model:
         with READING:
-            graph = rewritten(model, rules, report, course, known, savable)
+            try:
+                graph = rewritten(model, rules, report, course, known, savable)
+            except NoGraphError as error:
+                if precision is None and (copy := _as_it_is(model)) is not None:
+                    report.notes.append(f"nothing is rewritten: {error}")
+                    return copy
+                raise
             if precision is not None:
                 lower(graph, precision)
             graph.verify()
-            try:
-                fast = codegen(graph, report)
-            except KitoError:
-                raise
-            except Exception as error:
-                fast = _as_it_is(model, report, error)
+            fast = _built(graph, model, report)
         gained = sum(each.parameters for each in report.applied)
         if (more := _parameters(fast) - _parameters(model) - gained) > 0:
             report.notes.append(
@@ -160,20 +161,34 @@ def optimize(
     return fast
 
 
-def _as_it_is(model: keras.Model, report: Report, error: Exception) -> keras.Model:
-    """A copy of a model that is written as a class, for Keras does not build the calls that it
-    makes, of inputs of any size.
+def _built(graph: Graph, model: keras.Model, report: Report) -> keras.Model:
+    """The model that a graph describes.
 
     Raises:
-        GraphError: Keras does not build what rules asked for, or makes no copy.
+        GraphError: Keras does not build what rules asked for, or what the model calls; of one that
+            is written as a class it need not build all calls on any size.
     """
-    reason = f"{type(error).__name__}: {first_line(error)}"
-    if not report.applied and not is_graph_class(type(model)):
+    try:
+        return codegen(graph, report)
+    except KitoError:
+        raise
+    except Exception as error:
+        reason = f"{type(error).__name__}: {first_line(error)}"
+        copy = None if report.applied else _as_it_is(model)
+        if copy is None:
+            raise GraphError(reason) from error
+        report.notes.append(f"nothing is rewritten: Keras can't build its calls ({reason})")
+        return copy
+
+
+def _as_it_is(model: keras.Model) -> keras.Model | None:
+    """A copy of a model that is written as a class; None if it is no such model, or Keras makes
+    none.
+    """
+    if not is_graph_class(type(model)):
         with contextlib.suppress(Exception):
-            copy = copy_layer(model)
-            report.notes.append(f"nothing is rewritten: Keras can't build its calls ({reason})")
-            return copy
-    raise GraphError(reason) from error
+            return copy_layer(model)
+    return None
 
 
 def _parameters(model: keras.Model) -> int:
@@ -192,7 +207,12 @@ def explain(
     """
     report = Report()
     with READING:
-        rewritten(model, plugins.select(rules, target), report)
+        try:
+            rewritten(model, plugins.select(rules, target), report)
+        except NoGraphError as error:
+            if _as_it_is(model) is None:
+                raise
+            report.notes.append(f"nothing is rewritten: {error}")
     return report
 
 

@@ -24,6 +24,10 @@ class InputError(KitoError):
     """The model, file or argument that was given can't be used."""
 
 
+class NoGraphError(InputError):
+    """The model is written as a class, and has no graph that could be found out."""
+
+
 class UnknownRuleError(KitoError, LookupError):
     """There is no rule of that name."""
 

@@ -19,7 +19,7 @@ from typing import Any
 
 import keras
 
-from kito.errors import GraphError, InputError
+from kito.errors import GraphError, InputError, NoGraphError
 from kito.graph.borders import NORMALIZATION, lay_open, may_fold_behind
 from kito.graph.copying import can_copy
 from kito.graph.doubt import check_alone
@@ -385,8 +385,8 @@ class _Lifter:
         """The graph of a model that is written as a class: traced.
 
         Raises:
-            InputError: it can't be traced, or its inputs are not known, or are more than one
-                argument.
+            NoGraphError: it can't be traced.
+            InputError: its inputs are not known, or are more than one argument.
         """
         reasons: list[str] = []
         for inputs in _inputs_of(model):
@@ -412,7 +412,7 @@ class _Lifter:
                     "keeps no record of their dtypes; to integers the model answers otherwise"
                 )
             return graph
-        raise InputError(
+        raise NoGraphError(
             f"the subclassed model '{model.name}' ({type(model).__qualname__}) has no graph of "
             f"layers, and its `call` can't be traced: {reasons[-1]}. Rebuild it with the "
             "functional API, or optimize the models inside it."

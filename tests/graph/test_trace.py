@@ -1331,14 +1331,46 @@ def test_a_functional_model_with_a_call_of_its_own():
 
 
 def test_a_subclassed_model_that_can_not_be_traced():
+    class Weighted(keras.Model):
+        def __init__(self, **options):
+            super().__init__(**options)
+            self.block = Block(name="block")
+            self.scale = self.add_weight(shape=(4,), name="scale")
+
+        def call(self, x):
+            return self.block(x) * self.scale
+
+    model, data = Weighted(), np.ones((2, *SHAPE), "float32")
+    model(data)
+    randomize(model)
+    report = kito.Report()
+    fast = kito.optimize(model, FOLDS, report=report)
+    assert type(fast) is Weighted
+    assert fast.layers[0] is not model.layers[0]
+    assert np.array_equal(to_numpy(fast(data)), to_numpy(model(data)))
+    for [note] in (report.notes, kito.explain(model, FOLDS).notes):
+        assert note.startswith("nothing is rewritten: the subclassed model")
+    with pytest.raises(kito.InputError, match="can't be traced"):
+        kito.optimize(model, FOLDS, precision="bfloat16")
+
+
+def test_a_subclassed_model_that_can_neither_be_traced_nor_copied():
     class Untraceable(Network):
+        def __init__(self, scale):
+            super().__init__()
+            self.scale = [scale]
+
         def call(self, x):
             return super().call(x) * float(ops.convert_to_numpy(x).sum())
 
-    model = Untraceable()
+        def get_config(self):
+            raise NotImplementedError
+
+    model = Untraceable(2)
     model(np.ones((2, *SHAPE), "float32"))
-    with pytest.raises(kito.InputError, match=r"can't be traced|has not kept the shapes"):
-        kito.optimize(model, FOLDS)
+    for function in (kito.optimize, kito.explain):
+        with pytest.raises(kito.InputError, match=r"can't be traced|has not kept the shapes"):
+            function(model, FOLDS)
 
 
 def test_a_subclassed_model_that_is_always_in_training():
