@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import contextlib
 import math
+import operator
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from numbers import Real
+from numbers import Number, Real
 from types import FrameType
 from typing import Any
 
@@ -49,7 +50,7 @@ class Reads:
     pairs: bool = False
     uses: set[str] = field(default_factory=set)
 
-    def note(self, shape: Shape) -> Shape:
+    def note(self, shape: Shape) -> tuple[Any, ...]:
         """The shape as the call gets it."""
         number = len(self.shapes)
         self.shapes.append(tuple(shape))
@@ -59,7 +60,7 @@ class Reads:
         if len(known) != len(shape):
             return shape  # it goes another way, as its record shows
         return tuple(
-            Size.of(size, self, _of_the_input(size, self.size))
+            Size(size, self, _of_the_input(size, self.size))
             if size is not None and self.is_unknown(old)
             else size
             for size, old in zip(shape, known, strict=True)
@@ -74,32 +75,58 @@ class Reads:
 Inverse = Callable[[int], list[int]]
 
 
-class Size(int):
-    """A size that was unknown, or what was computed of it."""
+class Size:
+    """A size that was unknown, or what was computed of it. It passes for an integer, but is none:
+    what is written in C takes the value of those without asking them.
+    """
 
-    reads: Reads
-    inputs: Inverse
+    __array_ufunc__ = None  # numpy leaves operators to it
 
-    @classmethod
-    def of(cls, value: int, reads: Reads, inputs: Inverse) -> Size:
-        """A number with what it comes from."""
-        self = cls(value)
-        self.reads, self.inputs = reads, inputs
+    def __init__(self, number: int, reads: Reads, inputs: Inverse) -> None:
+        self.number, self.reads, self.inputs = number, reads, inputs
+
+    @property  # type: ignore[misc]
+    def __class__(self) -> type:
+        return int
+
+    def __bool__(self) -> bool:
+        self.compare(0)
+        return bool(self.number)
+
+    def __getattr__(self, name: str) -> Any:
+        found = getattr(self.number, name)
+        self.use(name)
+        return found
+
+    def __copy__(self) -> Size:
         return self
+
+    def __deepcopy__(self, memo: Any) -> Size:
+        return self
+
+    def use(self, name: str) -> None:
+        """Note a use of which it can't be told with which sizes it would come out otherwise."""
+        if _is_users():
+            self.reads.uses.add(f"takes `{name}` of a size")
 
     def compare(self, other: Any) -> None:
         """Note the sizes for which a comparison with a number comes out in one way or the other.
         Of two sizes each is tried as the larger one.
         """
-        plain = isinstance(other, Real) and not isinstance(other, Size)
-        self.reads.pairs |= isinstance(other, Size) and _is_users()
-        if not plain or not math.isfinite(other) or not _is_users():
+        is_real = isinstance(other, Real)
+        if not _is_users():
             return
-        number = math.floor(other)
-        inputs = [*self.inputs(number), *self.inputs(number + 1)]
-        self.reads.compared.update(each for one in inputs for each in (one, one + 1) if each > 0)
-        if not inputs:
-            self.reads.uses.add("compares what it computes of sizes")
+        if type(other) is Size:
+            self.reads.pairs = True
+        elif not is_real:
+            self.reads.uses.add(f"compares a size with {type(other).__name__}")
+        elif math.isfinite(other):
+            number = math.floor(other)
+            inputs = [*self.inputs(number), *self.inputs(number + 1)]
+            near = (each for one in inputs for each in (one, one + 1))
+            self.reads.compared.update(each for each in near if each > 0)
+            if not inputs:
+                self.reads.uses.add("compares what it computes of sizes")
 
 
 def _of_the_input(value: int, size: int) -> Inverse:
@@ -124,49 +151,63 @@ INVERSE: dict[str, Callable[[int, int], list[int]]] = {
     "floordiv": lambda wanted, number: [wanted * number, wanted * number + number],
     "mod": lambda wanted, number: [number + wanted],
 }
+NAMES = (
+    *("add", "and", "floordiv", "lshift", "mod", "mul", "or", "pow", "rshift", "sub", "truediv"),
+    "xor",
+)
+BINARY = {name: getattr(operator, f"__{name}__") for name in NAMES} | {"divmod": divmod}
 UNCLEAR = (
-    *("abs", "and", "ceil", "divmod", "float", "floor", "format", "hash", "int", "lshift", "neg"),
-    *("or", "pow", "repr", "rfloordiv", "rmod", "round", "rshift", "rtruediv", "str", "truediv"),
-    *("trunc", "xor"),
+    *("abs", "ceil", "float", "floor", "format", "hash", "index", "int", "invert", "neg", "pos"),
+    *("reduce_ex", "repr", "round", "str", "trunc"),
 )
 
 
+def _is_numeric(value: Any) -> bool:
+    return isinstance(value, Number | np.ndarray)
+
+
 def _plain(number: Any) -> Any:
-    """A number of numpy as one of Python, which a size can compute with."""
+    """A number that others can compute with."""
+    if type(number) is Size:
+        return number.number
     return number.item() if isinstance(number, np.generic) else number
 
 
-def _arithmetic(name: str) -> Callable[[Size, Any], Any]:
-    plain = getattr(int, f"__{name}__")
-    back = INVERSE[name]
+def _arithmetic(name: str, compute: Callable[[Any, Any], Any]) -> Callable[[Size, Any], Any]:
+    back = INVERSE.get(name)
 
     def operate(self: Size, other: Any) -> Any:
-        other = _plain(other)
-        value = plain(self, other)
+        if not _is_numeric(other):
+            return NotImplemented
+        number = _plain(other)
+        value = compute(self.number, number)
         if not _is_users():
             return value
-        if isinstance(other, float):
-            self.reads.uses.add("computes a fraction of a size")
-        if type(value) is not int:
+        if back is None or isinstance(other, np.ndarray):
+            self.use(name)
             return value
-        if isinstance(other, Size):
-            return Size.of(value, self.reads, lambda wanted: [])
-        return Size.of(
+        if type(value) is not int:
+            self.reads.uses.add("computes a fraction of a size")
+            return value
+        if type(other) is Size:
+            return Size(value, self.reads, lambda wanted: [])
+        return Size(
             value,
             self.reads,
-            lambda wanted: [each for one in back(wanted, other) for each in self.inputs(one)],
+            lambda wanted: [each for one in back(wanted, number) for each in self.inputs(one)],
         )
 
     return operate
 
 
 def _comparison(name: str) -> Callable[[Size, Any], Any]:
-    plain = getattr(int, f"__{name}__")
+    compute = getattr(operator, name)
 
     def compare(self: Size, other: Any) -> Any:
-        other = _plain(other)
+        if not _is_numeric(other):
+            return NotImplemented
         self.compare(other)
-        return plain(self, other)
+        return compute(self.number, _plain(other))
 
     return compare
 
@@ -175,25 +216,23 @@ def _unclear(name: str) -> Callable[..., Any]:
     plain = getattr(int, f"__{name}__")
 
     def use(self: Size, *args: Any) -> Any:
-        if _is_users():
-            self.reads.uses.add(f"takes `{name}` of a size")
-        return plain(self, *args)
+        self.use(name)
+        return plain(self.number, *args)
 
     return use
 
 
-def _truth(self: Size) -> bool:
-    self.compare(0)
-    return int.__bool__(self)
+def _reflected(compute: Callable[[Any, Any], Any]) -> Callable[[Any, Any], Any]:
+    return lambda one, other: compute(other, one)
 
 
-for _name in INVERSE:
-    setattr(Size, f"__{_name}__", _arithmetic(_name))
+for _name, _compute in BINARY.items():
+    setattr(Size, f"__{_name}__", _arithmetic(_name, _compute))
+    setattr(Size, f"__r{_name}__", _arithmetic(f"r{_name}", _reflected(_compute)))
 for _name in ("eq", "ne", "lt", "le", "gt", "ge"):
     setattr(Size, f"__{_name}__", _comparison(_name))
 for _name in UNCLEAR:
     setattr(Size, f"__{_name}__", _unclear(_name))
-setattr(Size, "__bool__", _truth)  # noqa: B010 (mypy has the type of int's)
 
 
 @contextlib.contextmanager
@@ -231,9 +270,18 @@ def _is_read() -> bool:
 
 
 def _is_users() -> bool:
-    """Whether code that is neither of Keras nor of kito does something with a size."""
-    module, _ = next(_callers())
-    return not module.startswith(("kito.graph.", "keras.src.", "tensorflow.", "numpy."))
+    """Whether the user's code does something with a size, or lets numpy or a layer's
+    `compute_output_shape` do it. Keras, TensorFlow and kito do much with sizes of their own accord.
+    """
+    asked = ""
+    for module, function in _callers():
+        if module.startswith("kito.graph."):
+            return False
+        if module.startswith("keras.src."):
+            asked = function
+        elif not module.startswith(("numpy.", "tensorflow.")):
+            return asked in ("", "compute_output_shape")
+    return False
 
 
 def _callers() -> Iterator[tuple[str, str]]:

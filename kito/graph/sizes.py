@@ -74,7 +74,9 @@ def check_sizes(trace: Trace, known: Outputs) -> None:
         args, kwargs = with_sizes(call, **{"scales": trace.scales, **sizes})
         try:
             return _outline(record(layer, args, kwargs, reads), held)
-        except Exception:  # it takes no input of that size
+        except Exception:  # it takes no input of that size, or something no `Size`
+            if reads is not None and reads.shapes and outline(call, **sizes) is not None:
+                reads.uses.add("hands a size to what takes only integers")
             return None
 
     with only_untraceable(), inferred_once(layer, known), untouched(layer):
@@ -106,7 +108,7 @@ def _check_others(
     """
     size, reads = ODD, Reads(ODD, trace.reads)
     found = outline(others=ODD, reads=reads)
-    if found is None:
+    if found is None and not reads.uses:
         size, reads = LARGE, Reads(LARGE, trace.reads)
         found = outline(others=LARGE, reads=reads)
     tried = itertools.chain(

@@ -1,8 +1,12 @@
 """The sizes that a call reads, and what it compares them with."""
 
+import copy
 import enum
+import fractions
 import functools
+import json
 import math
+import operator
 
 import keras
 import numpy as np
@@ -143,6 +147,11 @@ COMPARISONS = {
     "a remainder": lambda block, x: x.shape[1] is not None and x.shape[1] % 10 == 3,
     "no remainder": lambda block, x: x.shape[1] is not None and not x.shape[1] % 13,
     "inside": lambda block, x: layers.MaxPooling2D(2)(x).shape[1] == 6,
+    "of several sizes": lambda block, x: np.array_equal(x.shape[1:3], (13, 13)),
+    "the larger one": lambda block, x: None not in x.shape[1:3] and max(x.shape[1:3]) == 13,
+    "a copy": lambda block, x: copy.deepcopy(x.shape)[1] == 13,
+    "by its kind": lambda block, x: isinstance(x.shape[1], int) and x.shape[1] == 13,
+    "asked of a layer": lambda block, x: layers.ReLU().compute_output_shape(x.shape)[1] == 13,
     "inside, larger": lambda block, x: layers.UpSampling2D(2)(x).shape[1] == 26,
 }
 
@@ -165,12 +174,52 @@ UNCLEAR = {
     "takes a fraction": lambda block, x: x.shape[1] is not None and x.shape[1] * 0.5 == 6.5,
     "converts": lambda block, x: x.shape[1] is not None and int(x.shape[1]) == 13,
     "multiplies two": lambda block, x: x.shape[1] and x.shape[2] and x.shape[1] * x.shape[2] == 169,
+    **{
+        name: lambda block, x, use=use: x.shape[1] is not None and use(x.shape[1])
+        for name, use in {
+            "writes": lambda size: "%d" % size == "13",  # noqa: UP031 (that is what is tested)
+            "indexes": lambda size: ([0] * 13 + [1] + [0] * ODD)[size],
+            "repeats": lambda size: len([0] * size) == 13,
+            "counts": lambda size: len(range(size)) == 13,
+            "takes its index": lambda size: operator.index(size) == 13,
+            "keeps": lambda size: +size == 13,
+            "inverts": lambda size: ~size == -14,
+            "is a power": lambda size: 2**size == 2**13,
+            "is divided": lambda size: divmod(26, size) == (2, 0),
+            "takes its real part": lambda size: size.real == 13,
+            "counts its bits": lambda size: size.bit_length() == 4,
+            "makes a fraction": lambda size: fractions.Fraction(size, 13) == 1,
+            "asks a convolution": lambda size: (
+                Conv2D(4, 3).compute_output_shape((1, size, size, 3))[1] == 11
+            ),
+            "makes an array": lambda size: np.zeros(size).size == 13,
+            "compares an array": lambda size: (size == np.array([13])).all(),
+        }.items()
+    },
+    "multiplies with numpy": lambda block, x: (
+        None not in x.shape[1:3] and np.prod(x.shape[1:3]) == 169
+    ),
 }
 
 
 @pytest.mark.parametrize("function", UNCLEAR.values(), ids=UNCLEAR)
 def test_what_is_unclear_is_noted(function):
     assert reads(function, size=ODD).uses
+    kept_whole(Block(function), "may be another at another size")
+
+
+@pytest.mark.parametrize(
+    "use",
+    [
+        lambda block, size: json.dumps(size) == "13",
+        lambda block, size: ops.zeros(size).shape[0] == 13,
+    ],
+    ids=["json", "an operation"],
+)
+def test_what_takes_only_integers_keeps_a_layer_whole(use):
+    def function(block, x):
+        return x.shape[1] is not None and use(block, x.shape[1])
+
     kept_whole(Block(function), "may be another at another size")
 
 
