@@ -610,12 +610,23 @@ def _inputs_of(model: keras.Model) -> Iterator[Any]:
     def any_size(shape: Sequence[int | None], dtype: str) -> Tensor:
         return Tensor((*(None for _ in shape[:-1]), *shape[-1:]), dtype)
 
+    def any_length(shape: Sequence[int | None], dtype: str) -> Tensor:
+        sizes = (None if size in lengths else size for size in shape[1:])
+        return Tensor((None, *sizes), dtype)
+
     def same_size(shape: Sequence[int | None], dtype: str) -> Tensor:
         return Tensor((None, *shape[1:]), dtype)
 
+    # Of a network of graphs, the nodes are as many on the last axis of an adjacency matrix.
+    built: list[Sequence[int | None]] = []
+    keras.tree.map_shape_structure(built.append, shapes)
+    lengths = {None, *(size for shape in built for size in shape[1:-1])}
+    is_square = any(shape[1:] and shape[-1] in lengths for shape in built)
+    guesses = (any_size, any_length, same_size) if is_square else (any_size, same_size)
+
     # What does not cast its inputs gets them as they come.
     for dtype in (str(model.input_dtype) if model.autocast else keras.config.floatx(), INTEGER):
-        for tensor in (any_size, same_size):
+        for tensor in guesses:
             inputs = plain(keras.tree.map_shape_structure(partial(tensor, dtype=dtype), shapes))
             # Of several inputs, which are integers would be a guess.
             if dtype != INTEGER or (isinstance(inputs, Tensor) and not takes_floats(model, inputs)):

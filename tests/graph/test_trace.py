@@ -1314,6 +1314,32 @@ def test_a_subclassed_model_of_a_dict():
         assert np.allclose(expected[name], answer[name], atol=1e-5)
 
 
+@pytest.mark.parametrize("counts", [(6, 7), (8,)])  # where 8 are the features too, it is fixed
+def test_a_subclassed_model_of_graphs_of_any_size(counts):
+    """An adjacency matrix has the nodes on two axes, of which the last one is no channels."""
+
+    class GraphNetwork(keras.Model):
+        def __init__(self):
+            super().__init__()
+            self.dense, self.bn, self.head = Dense(4), BatchNormalization(), Dense(8)
+
+        def call(self, inputs):
+            nodes, edges = inputs
+            return self.head(ops.matmul(edges, self.bn(self.dense(nodes))))
+
+    def graphs(count):
+        rng = np.random.default_rng(0)
+        return rng.random((2, count, 8), "float32"), rng.random((2, count, count), "float32")
+
+    model = GraphNetwork()
+    model(graphs(counts[0]))
+    fast = kito.optimize(randomize(model), FOLDS)
+    assert fast.count_params() == model.count_params() - 16
+    for count in counts:
+        expected, answer = (to_numpy(each(graphs(count))) for each in (model, fast))
+        np.testing.assert_allclose(answer, expected, rtol=0, atol=1e-5 * np.abs(expected).max())
+
+
 def test_a_functional_model_with_a_call_of_its_own():
     class Doubled(keras.Model):
         def __init__(self):
