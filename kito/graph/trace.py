@@ -9,6 +9,7 @@ frozen into it. So a trace that a rewrite makes use of must be faithful (doubt.p
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import math
 from collections.abc import Callable, Iterator
 from functools import partial
@@ -122,16 +123,28 @@ def _without_training(infer: Callable[..., Any], *args: Any, **kwargs: Any) -> A
 
 def _outputs(known: Outputs, layer: keras.Layer, *args: Any, **kwargs: Any) -> Any:
     """What `layer.compute_output_spec` returns."""
-    if not all(isinstance(leaf, PLAIN) for leaf in keras.tree.flatten((args, kwargs))):
+    try:
+        key = id(layer), str(keras.tree.map_structure(_told_apart, (args, kwargs)))
+    except Exception:  # Keras runs it to infer what another layer returns, on what has no values
         return type(layer).compute_output_spec(layer, *args, **kwargs)
-    call = keras.tree.map_structure(
-        lambda leaf: (leaf.shape, leaf.dtype) if isinstance(leaf, keras.KerasTensor) else leaf,
-        (args, kwargs),
-    )
-    key = id(layer), str(call)
     if key not in known:
         known[key] = keras.tree.map_structure(_alone, _infer(layer, args, kwargs))
     return keras.tree.map_structure(_alone, known[key])
+
+
+def _told_apart(leaf: Any) -> Any:
+    """What is equal for equal arguments of a call.
+
+    Raises: whatever the backend raises of what has no values.
+    """
+    if isinstance(leaf, keras.KerasTensor):
+        return leaf.shape, leaf.dtype
+    if isinstance(leaf, PLAIN):
+        return leaf
+    if not keras.ops.is_tensor(leaf):
+        raise TypeError(type(leaf))
+    values = to_numpy(leaf)
+    return values.shape, values.dtype, hashlib.sha256(values.tobytes()).hexdigest()
 
 
 def _alone(tensor: keras.KerasTensor) -> keras.KerasTensor:

@@ -13,8 +13,10 @@ from keras.layers import BatchNormalization, Conv2D, Dense
 import kito
 from kito import api
 from kito.errors import first_line
+from kito.graph.ir import Tensor
 from kito.graph.keras_internals import sublayers
 from kito.graph.layer import to_numpy
+from kito.graph.trace import trace
 from kito.testing import check_equivalent, check_rewrites, randomize
 from tests.folds import FOLDS
 
@@ -849,6 +851,33 @@ def test_a_subclassed_model_is_that_of_the_size_that_it_was_built_for(kind, size
     assert "the result takes no others" in report.notes[0]
     expected, answer = (to_numpy(each(data, training=False)) for each in (model, fast))
     np.testing.assert_allclose(answer, expected, rtol=0, atol=1e-5 * np.abs(expected).max())
+
+
+def test_what_a_layer_inside_returns_is_inferred_once_for_equal_tensors():
+    ran = []
+
+    class Inside(layers.Layer):
+        def __init__(self):
+            super().__init__()
+            self.dense = Dense(4)
+
+        def call(self, x, offset):
+            ran.append(x)
+            return self.dense(x) + offset
+
+    class Outside(layers.Layer):
+        def __init__(self):
+            super().__init__()
+            self.inside = Inside()
+
+        def call(self, x):
+            return sum(self.inside(x, ops.zeros(4) + offset) for offset in (1, 1, 1, 2))
+
+    outside = Outside()
+    outside(np.zeros((1, *SHAPE), "float32"))
+    ran.clear()
+    with trace(outside, (Tensor((None, *SHAPE), "float32"),), {}, {}):
+        assert len(ran) == 2
 
 
 def test_what_no_rule_applies_in_is_not_run():
