@@ -59,6 +59,16 @@ def test_whether_a_layer_lets_masks_through_is_copied(passes):
     np.testing.assert_allclose(to_numpy(fast(data)), to_numpy(model(data)), rtol=0, atol=1e-6)
 
 
+@pytest.mark.filterwarnings("ignore:Layer 'conv")
+def test_declines_a_layer_that_was_told_to_let_masks_through():
+    layer = layers.Conv1D(4, 1, name="conv")
+    layer.supports_masking = True
+    inputs = keras.Input((6,), dtype="int32")
+    x = BatchNormalization()(layer(layers.Embedding(4, 4, mask_zero=True)(inputs)))
+    model = keras.Model(inputs, layers.GlobalAveragePooling1D()(x))
+    check_declines(model, FOLDS, reason="a mask runs through conv, and the rewrite would change it")
+
+
 def test_a_layer_that_does_not_cast_is_copied():
     model = flat(Dense(4, autocast=False), dtype="float64")
     report = same(model, np.ones((2, 8)))

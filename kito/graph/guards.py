@@ -148,12 +148,17 @@ def _check_mask(site: Site) -> None:
     graph, nodes = site.graph, site.match.nodes
     hidden = graph.masked  # where it ends can't be seen then
     passes = {} if hidden else {node.layer.cls: node.output.masked for node in nodes}
+    sources = {node.layer.cls: node.layer.source for node in nodes}
+
+    def pass_on(layer: Layer) -> bool:
+        if layer.cls not in passes:
+            return supports_masking(layer)
+        # No configuration has it that somebody set it on the layer.
+        was_set = layer.is_new and getattr(sources[layer.cls], "supports_masking", False)
+        return passes[layer.cls] and (not was_set or supports_masking(layer))
 
     def all_pass(layers: Iterable[Layer]) -> bool:
-        return all(
-            passes[layer.cls] if layer.cls in passes else supports_masking(layer)
-            for layer in layers
-        )
+        return all(map(pass_on, layers))
 
     # It gives zero where all that it reads is masked.
     multiplies = any(layer.is_new and layer.cls is keras.layers.Multiply for layer in site.layers)
