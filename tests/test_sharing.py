@@ -6,7 +6,7 @@ from keras import layers
 from keras.layers import BatchNormalization, Conv2D, Dense
 
 import kito
-from kito.testing import check_declines, check_rewrites
+from kito.testing import check_declines, check_equivalent, check_rewrites, randomize
 from tests.folds import FOLDS
 
 SHAPE = (8, 8, 3)
@@ -157,4 +157,79 @@ def test_shared_layers_that_do_not_change_stay_shared(bns):
     outputs = [norms[index % bns](dense(x)) for index, x in enumerate(inputs)]
     model = keras.Model(inputs, outputs)
     fast = check_declines(model, FOLDS, reason="applies its activation")
+    assert fast.count_params() == model.count_params()
+
+
+@keras.saving.register_keras_serializable("test_sharing")
+class Row(layers.Layer):
+    def __init__(self, parts, **options):
+        super().__init__(**options)
+        self.parts = list(parts)
+
+    def get_config(self):
+        parts = [keras.saving.serialize_keras_object(part) for part in self.parts]
+        return {**super().get_config(), "parts": parts}
+
+    @classmethod
+    def from_config(cls, config):
+        parts = [keras.saving.deserialize_keras_object(part) for part in config.pop("parts")]
+        return cls(parts, **config)
+
+    def build(self, shape):
+        for part in self.parts:
+            if not part.built:
+                part.build(shape)
+
+    def call(self, x):
+        for part in self.parts:
+            x = part(x)
+        return x
+
+
+def in_a_sequential(*row):
+    return keras.Sequential([keras.Input(SHAPE), *row])
+
+
+def around(*row):
+    x = inputs = keras.Input(SHAPE)
+    for layer in row:
+        x = layer(x)
+    return keras.Model(inputs, x)
+
+
+def check_loads(model, folder):
+    """Check the result, that it loads, and that a second run finds nothing."""
+    randomize(model).save(folder / "model.keras")
+    keras.saving.load_model(folder / "model.keras")
+    report = kito.Report()
+    fast = kito.optimize(model, report=report, strict=True)
+    assert not report.notes
+    check_equivalent(model, fast)
+    fast.save(folder / "fast.keras")
+    check_equivalent(fast, keras.saving.load_model(folder / "fast.keras"))
+    assert not kito.explain(fast).applied
+    return fast
+
+
+def around_and_inside():
+    row = Row([Conv2D(3, 1), layers.ReLU()], name="row")
+    inside = in_a_sequential(Row([Conv2D(3, 1), row], name="outer"))
+    return around(row, layers.ReLU(), inside)
+
+
+def on_two_levels():
+    bn = BatchNormalization()
+    return around(Row([bn, Row([bn]), layers.ReLU()]))
+
+
+def in_a_sequential_too():
+    bn = BatchNormalization()
+    return around(Row([bn, Row([in_a_sequential(Conv2D(3, 1), bn)])]))
+
+
+@pytest.mark.parametrize("make", [around_and_inside, on_two_levels, in_a_sequential_too])
+def test_composites_that_share_are_copied_as_they_are(make, tmp_path):
+    model = make()
+    fast = check_loads(model, tmp_path)
+    assert [type(layer) for layer in fast.layers] == [type(layer) for layer in model.layers]
     assert fast.count_params() == model.count_params()

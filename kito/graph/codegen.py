@@ -10,12 +10,14 @@ from __future__ import annotations
 
 import itertools
 from collections import Counter
+from collections.abc import Collection
 from typing import Any
 
 import keras
+import networkx as nx
 
 from kito.errors import GraphError, first_line
-from kito.graph.copying import CannotCopyError, copy_and_call, copy_layer
+from kito.graph.copying import CannotCopyError, copy_and_call, copy_layer, copy_together
 from kito.graph.doubt import check_copied, is_run
 from kito.graph.inference import placeholder
 from kito.graph.inline import names_inside
@@ -118,32 +120,24 @@ class _Builder:
         self.names: set[str] = set()  # and their names
 
     def find_tied(self, graph: Graph) -> set[Layer]:
-        """The layers that hold a part with weights which others hold too, unless what a composite
-        calls can stand for it: then the part is one layer.
+        """The layers that hold a part with weights which others hold too, unless they are copied
+        together, or what a composite calls can stand for it: then the part is one layer.
         """
         copied: dict[Layer, tuple[Graph, Node]] = {}
         self.find_copied(graph, set(), copied)
-        if all(len(sublayers(layer.source)) == 1 for layer in copied):
-            return set()
-        holders: dict[int, list[Layer]] = {}
-        for layer in copied:
-            for part in sublayers(layer.source):
-                if part.weights and len(sublayers(part)) == 1:
-                    holders.setdefault(id(part), []).append(layer)
         tied: set[Layer] = set()
-        for some in holders.values():
+        for some in _with_parts_in_common(copied):
             composites = [layer for layer in some if len(sublayers(layer.source)) > 1]
-            if len(composites) == 1 and len(some) > 1:
-                graph, node = copied[composites[0]]
-                # Of a graph that the user made, Keras loads no more than of the result.
-                stays = graph.trace is None or not self.can_unfold(node.layer)
-                if stays and self.adopt(some, graph, node):
-                    continue
-            if len(some) > 1 and composites:
-                stuck = [layer for layer in composites if not self.can_unfold(layer)]
-                self.unfolded.update(layer for layer in composites if layer not in stuck)
-                tied.update(some if stuck else ())
-        self.unfolded -= tied
+            # Of a graph that the user made, Keras loads no more than of the result.
+            stay = all(
+                copied[layer][0].trace is None or not self.can_unfold(layer) for layer in composites
+            )
+            if stay and self.copy_together(some, {layer: copied[layer] for layer in composites}):
+                continue
+            if all(map(self.can_unfold, composites)):
+                self.unfolded.update(composites)
+            else:
+                tied.update(some)
         return tied
 
     def find_flat(self, graph: Graph) -> set[Layer]:
@@ -197,30 +191,26 @@ class _Builder:
             elif layer.graph is not None and layer.graph not in seen:
                 self.find_copied(layer.graph, seen, found)
 
-    def adopt(self, holders: list[Layer], graph: Graph, node: Node) -> bool:
-        """Copy the composite that a node calls, and let the part of it that the model calls too be
-        that of the copy, so that it is one layer as in the source, where Keras can load it.
+    def copy_together(self, layers: list[Layer], sites: dict[Layer, tuple[Graph, Node]]) -> bool:
+        """Copy layers that have parts in common, so that their copies have them too, if Keras can.
 
         Args:
-            holders: the composite, and the layer that is this part.
+            sites: the composites among them, each with a call of it.
         """
-        composite = node.layer
-        if composite not in self.built:
-            args, kwargs = keras.tree.map_structure(
-                lambda leaf: placeholder(graph.tensor(leaf)) if isinstance(leaf, Ref) else leaf,
-                (node.args, node.kwargs),
-            )
-            try:
-                copy, _ = copy_and_call(composite.source, args, kwargs, composite.name)
-            except Exception:
-                return False
-            self.built[composite] = shell(copy)
-        parts = zip(sublayers(composite.source), sublayers(self.built[composite]), strict=True)
-        copies = {id(old): new for old, new in parts}
-        for layer in holders:
-            if layer is not composite:
-                self.built[layer] = copies[id(layer.source)]
-                self.built[layer].name = layer.name
+        inside = {part for layer in sites for part in sublayers(layer.source)[1:]}
+        calls = {
+            layer.source: _placeholders(*site)
+            for layer, site in sites.items()
+            if layer.source not in inside
+        }
+        try:
+            copies = copy_together(calls)
+        except Exception:
+            return False
+        for layer in layers:
+            copy = copies[layer.source]
+            self.built[layer] = shell(copy) if layer.source in calls else copy
+            self.built[layer].name = layer.name
         return True
 
     def is_rewritten(self, layer: Layer) -> bool:
@@ -470,6 +460,32 @@ class _Builder:
                 _check_output(node.layer, layer.output, node.output)
         set_trainable_alone(model, graph.trainable)
         return model
+
+
+def _placeholders(graph: Graph, node: Node) -> tuple[Any, Any]:
+    """The arguments of a call, with symbolic tensors."""
+    given: tuple[Any, Any] = keras.tree.map_structure(
+        lambda leaf: placeholder(graph.tensor(leaf)) if isinstance(leaf, Ref) else leaf,
+        (node.args, node.kwargs),
+    )
+    return given
+
+
+def _with_parts_in_common(layers: Collection[Layer]) -> list[list[Layer]]:
+    """The layers that hold parts with weights which others of them hold too, those that have some
+    in common together, directly or by others between them.
+    """
+    held = nx.Graph()
+    for layer in layers:
+        for part in sublayers(layer.source):
+            if part.weights and len(sublayers(part)) == 1:
+                held.add_edge(layer, part)
+    groups = []
+    for group in nx.connected_components(held):
+        some = [each for each in group if isinstance(each, Layer)]
+        if len(some) > 1 and any(len(sublayers(each.source)) > 1 for each in some):
+            groups.append([layer for layer in layers if layer in group])
+    return groups
 
 
 def _is_chain(graph: Graph) -> bool:

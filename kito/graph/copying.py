@@ -11,7 +11,7 @@ import json
 import re
 import tempfile
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import is_dataclass
 from datetime import date, time, timedelta
 from decimal import Decimal
@@ -37,6 +37,7 @@ from kito.graph.keras_internals import (
     no_initializers,
     own_attributes,
     patched_methods,
+    shared_objects,
     states_between_batches,
     sublayers,
 )
@@ -150,20 +151,39 @@ def _is_named(activation: Any) -> bool:
 
 def copy_structure(layer: keras.Layer) -> keras.Layer:
     """A second layer of the same configuration, not yet built."""
-    with policy_of(layer):
-        try:
-            copy = type(layer).from_config(complete_config(layer))
-        except Exception:
-            # Classes that nobody registered: those inside the layer are known all the same.
-            classes = {type(part).__name__: type(part) for part in sublayers(layer)}
-            with keras.saving.custom_object_scope(classes):
-                copy = type(layer).from_config(complete_config(layer))
-    # SpatialDropout leaves the policy out of its configuration, layers without a `get_config` of
-    # their own leave out the name.
-    copy.dtype_policy = layer.dtype_policy
-    copy.name = layer.name
-    copy.autocast, copy.supports_masking = layer.autocast, layer.supports_masking
+    [copy] = copy_structures([layer])
     return copy
+
+
+def copy_structures(layers: Sequence[keras.Layer]) -> list[keras.Layer]:
+    """Second layers of the same configurations, not yet built. What the layers have in common is
+    one layer in the copies too, where it would be one in what Keras loads.
+    """
+    try:
+        copies = _of_configurations(layers)
+    except Exception:
+        # Classes that nobody registered: those inside the layers are known all the same.
+        parts = [part for layer in layers for part in sublayers(layer)]
+        with keras.saving.custom_object_scope({type(part).__name__: type(part) for part in parts}):
+            copies = _of_configurations(layers)
+    for layer, copy in zip(layers, copies, strict=True):
+        # SpatialDropout leaves the policy out of its configuration, layers without a `get_config`
+        # of their own leave out the name.
+        copy.dtype_policy = layer.dtype_policy
+        copy.name = layer.name
+        copy.autocast, copy.supports_masking = layer.autocast, layer.supports_masking
+    return copies
+
+
+def _of_configurations(layers: Sequence[keras.Layer]) -> list[keras.Layer]:
+    copies = []
+    with shared_objects():
+        # All at first: that something is seen twice is noted where it was seen first.
+        configs = [complete_config(layer) for layer in layers]
+        for layer, config in zip(layers, configs, strict=True):
+            with policy_of(layer):
+                copies.append(type(layer).from_config(config))
+    return copies
 
 
 def copy_layer(layer: keras.Layer) -> keras.Layer:
@@ -193,6 +213,29 @@ def copy_and_call(
         outputs = called(copy, args, kwargs)
     copy_state(layer, copy)
     return copy, outputs
+
+
+def copy_together(
+    calls: Mapping[keras.Layer, tuple[Any, Any]],
+) -> dict[keras.Layer, keras.Layer]:
+    """Second layers of those that have parts in common, and of all these parts.
+
+    Args:
+        calls: the arguments of a call of each.
+
+    Raises:
+        Exception: what `copy_layer` raises.
+        CannotCopyError: the copies have less in common.
+    """
+    found: dict[keras.Layer, keras.Layer] = {}
+    for (layer, (args, kwargs)), copy in zip(calls.items(), copy_structures([*calls]), strict=True):
+        with no_initializers(copy), policy_of(layer):
+            copy(*args, **kwargs)
+        copy_state(layer, copy)
+        for old, new in zip(sublayers(layer), sublayers(copy), strict=True):
+            if found.setdefault(old, new) is not new and old.weights:
+                raise CannotCopyError(f"its configuration makes a second {old.name}")
+    return found
 
 
 def build(layer: keras.Layer, config: Any) -> None:

@@ -493,6 +493,15 @@ def fresh_names() -> Iterator[None]:
 
 
 @contextlib.contextmanager
+def shared_objects() -> Iterator[None]:
+    """Let what is serialized several times be one object when it is deserialized, as in a file."""
+    with contextlib.ExitStack() as stack:
+        for name in ("id_to_obj_map", "id_to_config_map"):
+            stack.enter_context(_global_attribute(f"shared_objects/{name}", {}))
+        yield
+
+
+@contextlib.contextmanager
 def _global_attribute(name: str, value: Any) -> Iterator[None]:
     """Give an entry of Keras' global state another value, and afterwards the one that it had."""
     before = global_state.get_global_attribute(name)
