@@ -19,7 +19,7 @@ from kito.faults import build_right
 from kito.forward import EVALUATING, PREDICTING, own_methods
 from kito.graph.borders import laid_open_in_vain
 from kito.graph.change import Recorder
-from kito.graph.codegen import codegen, copy_compile_state
+from kito.graph.codegen import codegen, copy_compile_state, taken_apart
 from kito.graph.copying import copy_layer
 from kito.graph.doubt import unfaithful
 from kito.graph.ir import Graph
@@ -46,6 +46,13 @@ NORMALIZATION_RULES = (
 ROUNDS = 4
 
 
+# Why a composite is not taken apart in which something was rewritten.
+SHARES = UntraceableError(
+    "a model calls a layer that it calls too, so that Keras could not load what takes its place. "
+    "If the result is not saved, `savable=False` optimizes it all the same"
+)
+
+
 @dataclass
 class Known:
     """What runs of a model find out for those after them.
@@ -53,10 +60,12 @@ class Known:
     Attributes:
         whole: the layers that a trace can't stand for, and why.
         closed: the composites of which the border is no hindrance.
+        opened: those, and models in them, that the result can't have.
     """
 
     whole: dict[keras.Layer, UntraceableError] = field(default_factory=dict)
     closed: set[keras.Layer] = field(default_factory=set)
+    opened: set[keras.Layer] = field(default_factory=set)
 
 
 def optimize(
@@ -238,17 +247,21 @@ def rewritten(
         opens = anchors(rules) if rounds < ROUNDS else frozenset()
         attempt = Report()
         with doing("reading the model"):
-            graph = lift(model, opens, attempt, known.whole, known.closed, named)
+            graph = lift(model, opens, attempt, known.whole, known.closed, named, known.opened)
         recorder = Recorder(graph)
         course.made.clear()
         with doing("rewriting it"):
             rewrite(graph, rules, attempt, course, known.closed)
             in_vain = laid_open_in_vain(graph, attempt.applied, rules) if course.is_free else set()
+            in_vain -= known.opened
             found = {} if in_vain else unfaithful(graph, savable)
-        if found.keys() <= known.whole.keys() and in_vain <= known.closed:
+            apart, stuck = (set(), set()) if in_vain or found else taken_apart(graph)
+            found |= dict.fromkeys(stuck, SHARES) if savable else {}
+        if found.keys() <= known.whole.keys() and in_vain <= known.closed and apart <= known.opened:
             break
         known.whole |= found
         known.closed |= in_vain
+        known.opened |= apart
         rounds += bool(found)
     report.add(attempt)
     report.change = recorder.change()

@@ -233,3 +233,62 @@ def test_composites_that_share_are_copied_as_they_are(make, tmp_path):
     fast = check_loads(model, tmp_path)
     assert [type(layer) for layer in fast.layers] == [type(layer) for layer in model.layers]
     assert fast.count_params() == model.count_params()
+
+
+@keras.saving.register_keras_serializable("test_sharing")
+class Tagged(Row):
+    """Its configuration lacks what it is tagged with, so nobody can copy it."""
+
+    def __init__(self, parts, tag=None, **options):
+        super().__init__(parts, **options)
+        self.tag = tag
+
+
+def two_that_nobody_copies():
+    conv = Conv2D(3, 1)
+    inside = Tagged([conv, layers.Softmax()], tag=2)
+    return around(Tagged([conv, layers.Softmax(), inside], tag=1), Conv2D(3, 1))
+
+
+def a_sequential_in_one_that_nobody_copies():
+    conv = Conv2D(3, 1)
+    inside = Row([in_a_sequential(conv, layers.Softmax())])
+    return around(Tagged([conv, layers.Softmax(), inside], tag=1), Conv2D(3, 1))
+
+
+def a_sequential_in_one_with_a_fold():
+    conv = Conv2D(3, 1)
+    inside = in_a_sequential(conv, layers.Softmax())
+    return around(Row([Conv2D(3, 1), BatchNormalization(), conv, layers.Softmax(), inside]))
+
+
+def a_fold_in_one_that_a_model_shares():
+    row = Row([Conv2D(3, 1), layers.ReLU()], name="row")
+    folds = Row([Conv2D(3, 1), BatchNormalization(), layers.Softmax(), row], name="folds")
+    return around(row, layers.Softmax(), in_a_sequential(folds))
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        two_that_nobody_copies,
+        a_sequential_in_one_that_nobody_copies,
+        a_sequential_in_one_with_a_fold,
+    ],
+)
+def test_what_takes_the_place_of_composites_that_share_can_be_loaded(make, tmp_path):
+    fast = check_loads(make(), tmp_path)
+    assert not any(isinstance(layer, Row) for layer in fast.layers)
+
+
+def test_a_composite_stays_that_shares_a_layer_with_a_model_of_the_user(tmp_path):
+    """Of what takes its place Keras would load none."""
+    model = a_fold_in_one_that_a_model_shares()
+    report = kito.Report()
+    fast = kito.optimize(randomize(model), report=report, strict=True)
+    assert "a model calls a layer that it calls too" in report.notes[0]
+    check_equivalent(model, fast)
+    fast.save(tmp_path / "fast.keras")
+    check_equivalent(fast, keras.saving.load_model(tmp_path / "fast.keras"))
+    assert fast.count_params() == model.count_params()
+    assert kito.optimize(model, savable=False).count_params() < model.count_params()

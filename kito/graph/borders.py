@@ -30,32 +30,34 @@ NORMALIZATION = layers.BatchNormalization
 PADDINGS = (layers.ZeroPadding1D, layers.ZeroPadding2D, layers.ZeroPadding3D)
 
 
-def lay_open(root: Graph, closed: Collection[Any] = ()) -> bool:
+def lay_open(root: Graph, closed: Collection[Any] = (), opened: Collection[Any] = ()) -> bool:
     """Put the calls inside some composites in the place of theirs; whether there are any.
 
     Args:
         root: that of the whole model. The graphs get to know what was laid open in them: whether
             these traces are right is to be checked all the same.
         closed: the composites that are not.
+        opened: those, and models in them, that are, for the result can't have them.
     """
     found = False
-    while _lay_open_some(root, closed):  # those that become visible are next
+    while _lay_open_some(root, closed, opened):  # those that become visible are next
         found = True
     return found
 
 
-def _lay_open_some(root: Graph, closed: Collection[Any]) -> bool:
+def _lay_open_some(root: Graph, closed: Collection[Any], opened: Collection[Any]) -> bool:
     graphs = [graph for _, graph in walk(root)]
     shared = shared_inside(graphs)
     found = False
     for graph in graphs:
-        for node_id in [node.id for node in graph if _is_composite(node)]:
-            node = graph[node_id]
+        for node in list(graph):
+            node = graph[node.id]  # it may read one that is laid open by now
+            forced = node.layer.source in opened
             if (
-                node.layer.source not in closed
+                (forced or (_is_composite(node) and node.layer.source not in closed))
                 and is_seamless(graph, node)
                 and (layers := shared(node.layer)) is not None
-                and (_hold_weights(layers) if layers else _folds(graph, node))
+                and (forced or (_hold_weights(layers) if layers else _folds(graph, node)))
                 and _have_free_names(graph, layers)
             ):
                 _lay_open(graph, node, layers)

@@ -17,8 +17,14 @@ import keras
 import networkx as nx
 
 from kito.errors import GraphError, first_line
-from kito.graph.copying import CannotCopyError, copy_and_call, copy_layer, copy_together
-from kito.graph.doubt import check_copied, is_run
+from kito.graph.copying import (
+    CannotCopyError,
+    can_load,
+    copy_and_call,
+    copy_layer,
+    copy_together,
+)
+from kito.graph.doubt import check_copied, copied, is_run
 from kito.graph.inference import placeholder
 from kito.graph.inline import names_inside
 from kito.graph.ir import Graph, Node, Ref, Tensor, rewritten_graphs, walk
@@ -55,6 +61,16 @@ def codegen(graph: Graph, report: Report) -> keras.Model:
         model = _Builder(graph, report).model(graph)
     mark_called(model)
     return model
+
+
+def taken_apart(graph: Graph) -> tuple[set[Any], set[Any]]:
+    """The composites, and models in them, of which the calls will stand in the model around them,
+    and the composites that Keras can load, but not what would take their place: they share a layer
+    with a model of the user.
+    """
+    builder = _Builder(graph, Report())
+    stuck = {layer.source for layer in builder.stuck if can_load(layer.source)}
+    return {layer.source for layer in builder.flat} - stuck, stuck
 
 
 def copy_compile_state(model: keras.Model, fast: keras.Model, report: Report) -> None:
@@ -110,7 +126,7 @@ class _Builder:
         # Layers that have weights in common: of each a copy would have its own.
         self.tied = self.find_tied(graph)
         # Composites that have layers in common, of which the calls stand in the model around them.
-        self.flat = self.find_flat(graph)
+        self.flat, self.stuck = self.find_flat(graph)
         # In how many graphs a layer is called, and what all layers are called.
         self.callers = Counter(
             layer for _, each in walk(graph) for layer in {node.layer for node in each}
@@ -123,39 +139,87 @@ class _Builder:
         """The layers that hold a part with weights which others hold too, unless they are copied
         together, or what a composite calls can stand for it: then the part is one layer.
         """
-        copied: dict[Layer, tuple[Graph, Node]] = {}
-        self.find_copied(graph, set(), copied)
         tied: set[Layer] = set()
-        for some in _with_parts_in_common(copied):
-            composites = [layer for layer in some if len(sublayers(layer.source)) > 1]
-            # Of a graph that the user made, Keras loads no more than of the result.
-            stay = all(
-                copied[layer][0].trace is None or not self.can_unfold(layer) for layer in composites
-            )
-            if stay and self.copy_together(some, {layer: copied[layer] for layer in composites}):
-                continue
-            if all(map(self.can_unfold, composites)):
-                self.unfolded.update(composites)
-            else:
-                tied.update(some)
+        known = -1
+        while known < len(self.unfolded):  # those inside are next
+            known = len(self.unfolded)
+            copied: dict[Layer, tuple[Graph, Node]] = {}
+            self.find_copied(graph, set(), copied)
+            self.unfolded.update(filter(self.falls_apart, copied))
+            for layer in self.built.keys() | tied | self.unfolded:
+                copied.pop(layer, None)
+            for some in _with_parts_in_common(copied):
+                composites = [layer for layer in some if len(sublayers(layer.source)) > 1]
+                # Of a graph that the user made, Keras loads no more than of the result.
+                stay = all(
+                    copied[layer][0].trace is None or not self.can_unfold(layer)
+                    for layer in composites
+                )
+                sites = {layer: copied[layer] for layer in composites}
+                if stay and self.copy_together(some, sites):
+                    continue
+                if all(map(self.can_unfold, composites)):
+                    self.unfolded.update(composites)
+                else:
+                    tied.update(some)
         return tied
 
-    def find_flat(self, graph: Graph) -> set[Layer]:
+    def falls_apart(self, layer: Layer) -> bool:
+        """Whether a composite can't be copied, of which several parts call one layer."""
+        graph = layer.graph
+        if graph is None or graph.trace is None or graph.spare is not None:
+            return False
+        inside = {node.layer: None for _, each in walk(graph) for node in each}
+        parts = [each for each in inside if isinstance(each.source, keras.Layer)]
+        if not _with_parts_in_common(parts):
+            return False
+        try:
+            graph.spare = copied(layer.source, graph.trace)
+        except Exception:
+            return self.can_unfold(layer)
+        return False
+
+    def find_flat(self, graph: Graph) -> tuple[set[Layer], set[Layer]]:
         """The composites that become models with a layer which another model calls too: those Keras
-        does not load.
+        does not load. And those with such a layer, however flat: a model of the user calls it.
         """
         flat: set[Layer] = set()
+        inner = self.find_inner(graph)
         while True:
             depths: dict[Layer | None, int] = {}
             holders: dict[Layer, set[Layer | None]] = {}
             self.find_holders(graph, [None], flat, holders, depths)
-            some = set().union(*(each for each in holders.values() if len(each) > 1))
-            found = {layer for layer in some if layer is not None and self.is_unfolded(layer)}
+            several = {layer for layer, each in holders.items() if len(each) > 1}
+            some = set().union(*(holders[layer] for layer in several))
+            found = {
+                layer
+                for layer in some
+                if layer is not None and (self.is_unfolded(layer) or layer in inner)
+            }
             if not found:
-                return flat
+                composites = {node.layer for _, each in walk(graph) for node in each}
+                return flat, {
+                    layer
+                    for layer in composites
+                    if layer.graph is not None
+                    and self.is_unfolded(layer)
+                    and not several.isdisjoint(node.layer for node in layer.graph)
+                }
             # That may be enough for those around them.
             deepest = max(depths[layer] for layer in found)
             flat |= {layer for layer in found if depths[layer] == deepest}
+
+    def find_inner(self, graph: Graph) -> set[Layer]:
+        """The models that composites call, and no model of the user."""
+        users: set[Layer] = set()
+        graphs = [graph]
+        for each in graphs:
+            inside = {node.layer for node in each} - users
+            users |= inside
+            nested = [layer.graph for layer in inside if layer.graph is not None]
+            graphs += [each for each in nested if each.trace is None]
+        inner = {node.layer for _, each in walk(graph) for node in each} - users
+        return {layer for layer in inner if type(layer.source) in (Functional, keras.Sequential)}
 
     def find_holders(
         self,
@@ -186,7 +250,7 @@ class _Builder:
         seen.add(graph)
         for node in graph:
             layer = node.layer
-            if self.is_copied(layer):
+            if self.is_copied(layer) and layer not in self.unfolded:
                 found.setdefault(layer, (graph, node))
             elif layer.graph is not None and layer.graph not in seen:
                 self.find_copied(layer.graph, seen, found)
@@ -217,11 +281,17 @@ class _Builder:
         """Whether a rule made the layer, or changed something in its graph."""
         return layer.is_new if layer.graph is None else layer.graph in self.rewritten
 
-    def model(self, graph: Graph) -> keras.Model:
-        """The model of a graph; layers that have one graph share one model."""
+    def model(self, graph: Graph, name: str | None = None) -> keras.Model:
+        """The model of a graph; layers that have one graph share one model.
+
+        Args:
+            name: that of the layer, which may have that of a composite that was laid open.
+        """
         if id(graph) not in self.models:
             same = self.same_class(graph)
-            self.models[id(graph)] = self.new_model(graph) if same is None else same
+            model = self.new_model(graph) if same is None else same
+            model.name = name or graph.name
+            self.models[id(graph)] = model
         return self.models[id(graph)]
 
     def same_class(self, graph: Graph) -> keras.Model | None:
@@ -281,7 +351,7 @@ class _Builder:
 
     def operation(self, layer: Layer, args: Any, kwargs: Any) -> Any:
         """The result of calling the layer, which is built if this is its first call."""
-        if self.is_unfolded(layer):
+        if self.is_unfolded(layer) or layer in self.flat:
             return self.unfold(layer, args, kwargs)
         if layer not in self.built and self.is_copied(layer):
             return self.copy(layer, args, kwargs)
@@ -298,7 +368,8 @@ class _Builder:
         tensors = [leaf for leaf in leaves if isinstance(leaf, keras.KerasTensor)]
         if layer in self.flat:
             return self.lay_flat(layer, tensors)
-        return self.model(layer.graph)(tensors if len(tensors) > 1 else tensors[0])
+        model = self.model(layer.graph, layer.name)
+        return model(tensors if len(tensors) > 1 else tensors[0])
 
     def lay_flat(self, layer: Layer, given: list[keras.KerasTensor]) -> Any:
         """Make the calls inside a composite in the model around it, with names that are free."""
@@ -365,10 +436,10 @@ class _Builder:
         if layer.is_new:
             return self.new(layer, shape)
         if layer.graph is not None:
-            model = self.model(layer.graph)
             if layer.cls is keras.layers.TimeDistributed:
+                model = self.model(layer.graph)
                 return layer.cls(**dict(layer.config) | {"layer": model})
-            return model
+            return self.model(layer.graph, layer.name)
         operation = shell(layer.source)  # keras.ops: no weights
         operation.name = layer.name
         return operation

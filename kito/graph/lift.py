@@ -67,6 +67,7 @@ def lift(
     whole: Mapping[keras.Layer, UntraceableError] = MappingProxyType({}),
     closed: Collection[keras.Layer] = (),
     named: Collection[type] = (),
+    opened: Collection[keras.Layer] = (),
 ) -> Graph:
     """Copy the structure of a model out of Keras; weights are not read.
 
@@ -77,6 +78,7 @@ def lift(
         whole: those that are known not to be what their traces are.
         closed: those of which the border is no hindrance, see `lay_open`.
         named: classes for which rules are written; a layer of one of these is of no other.
+        opened: those that the result can't have, see `lay_open`.
 
     Raises:
         InputError: the object is not a Keras 3 model, or it is not built.
@@ -94,7 +96,7 @@ def lift(
         return lifter.frozen(model, "shapes of the model are wrong")
     inline_models(graph)
     remember(graph)
-    if lay_open(graph, closed):
+    if lay_open(graph, closed, opened):
         remember(graph)
     return graph
 
