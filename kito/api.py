@@ -47,7 +47,7 @@ ROUNDS = 4
 
 
 # Why a composite is not taken apart in which something was rewritten.
-SHARES = UntraceableError(
+SHARES = (
     "a model calls a layer that it calls too, so that Keras could not load what takes its place. "
     "If the result is not saved, `savable=False` optimizes it all the same"
 )
@@ -256,7 +256,7 @@ def rewritten(
             in_vain -= known.opened
             found = {} if in_vain else unfaithful(graph, savable)
             apart, stuck = (set(), set()) if in_vain or found else taken_apart(graph)
-            found |= dict.fromkeys(stuck, SHARES) if savable else {}
+            found |= {each: UntraceableError(SHARES) for each in stuck} if savable else {}
         if found.keys() <= known.whole.keys() and in_vain <= known.closed and apart <= known.opened:
             break
         known.whole |= found
