@@ -68,8 +68,10 @@ def _check_known_sizes(graph: Graph, trace: Trace) -> None:
     Raises:
         UntraceableError: it does not, and what follows may need them.
     """
-    for ref, spec in zip(keras.tree.flatten(lifted(graph).outputs), trace.outputs, strict=False):
-        shape = graph.tensor(ref).shape
+    calls = lifted(graph)
+    tensors = {node.id: node.outputs for node in calls.nodes}
+    for ref, spec in zip(keras.tree.flatten(calls.outputs), trace.outputs, strict=False):
+        shape = tensors[ref.node][ref.index].shape
         if any(size is None for size, known in zip(shape, spec.shape, strict=True) if known):
             raise UntraceableError(f"of its calls Keras infers {shape}, of itself {spec.shape}")
 
