@@ -292,3 +292,31 @@ def test_a_composite_stays_that_shares_a_layer_with_a_model_of_the_user(tmp_path
     check_equivalent(fast, keras.saving.load_model(tmp_path / "fast.keras"))
     assert fast.count_params() == model.count_params()
     assert kito.optimize(model, savable=False).count_params() < model.count_params()
+
+
+def folding(activation):
+    return [layers.Conv2D(3, 1), layers.BatchNormalization(), activation]
+
+
+ROWS = {
+    "behind": lambda act: [act, Row(folding(act))],
+    "before": lambda act: [Row(folding(act)), act],
+    "both": lambda act: [Row(folding(act)), Row(folding(act))],
+    "inside": lambda act: [act, Row([Row(folding(act)), *folding(act)]), act],
+    "sequential": lambda act: [
+        act,
+        Row([keras.Sequential([keras.Input((8, 8, 3)), *folding(act)]), act]),
+    ],
+}
+
+
+@pytest.mark.parametrize("row", ROWS.values(), ids=ROWS)
+def test_an_activation_that_models_and_composites_share(row, tmp_path):
+    """It has no weights; Keras loads it wrongly, or not, where two models call it."""
+    x = inputs = keras.Input((8, 8, 3))
+    for layer in row(layers.LeakyReLU(0.1)):
+        x = layer(x)
+    model = keras.Model(inputs, x)
+    fast = check_rewrites(model, FOLDS)
+    fast.save(tmp_path / "fast.keras")
+    check_equivalent(model, keras.saving.load_model(tmp_path / "fast.keras"))

@@ -131,7 +131,13 @@ class _Builder:
         self.callers = Counter(
             layer for _, each in walk(graph) for layer in {node.layer for node in each}
         )
+        self.spread = {
+            layer
+            for layer, callers in self.callers.items()
+            if callers > 1 and layer.graph is None and not layer.parameters
+        }
         self.all_names = {layer.name for layer in self.callers}
+        self.inside = False  # whether the model that is built is that of a composite, or in one
         self.here: set[Layer] = set()  # the layers of that model
         self.names: set[str] = set()  # and their names
 
@@ -315,7 +321,9 @@ class _Builder:
         tensors: dict[Ref, keras.KerasTensor] = {}
         chain = graph.sequential and _is_chain(graph)
         chain = chain and self.flat.isdisjoint(node.layer for node in graph)
-        around = self.here, self.names
+        around = self.here, self.names, self.inside
+        self.inside = self.inside or graph.trace is not None
+        outside = self.without_weights() if self.inside else {}
         self.here = {node.layer for node in graph}
         self.names = {layer.name for layer in self.here}
         for node in track(list(graph), f"building {graph.name}"):
@@ -323,15 +331,27 @@ class _Builder:
                 self.prepare(graph, node)
             else:
                 self.call(node, tensors)
-        self.here, self.names = around
-        if chain:
-            return self.sequential(graph, tensors)
+        model = (self.sequential if chain else self.functional)(graph, tensors)
+        if self.inside:
+            self.without_weights()
+            self.built |= outside
+        self.here, self.names, self.inside = around
+        return model
+
+    def functional(self, graph: Graph, tensors: dict[Ref, keras.KerasTensor]) -> keras.Model:
         inputs = keras.tree.map_structure(tensors.__getitem__, graph.inputs)
         outputs = keras.tree.map_structure(tensors.__getitem__, graph.outputs)
         model = Functional(inputs, outputs, name=graph.name)
         set_trainable_alone(model, graph.trainable)
         _name_outputs(model, graph)
         return model
+
+    def without_weights(self) -> dict[Layer, keras.Operation]:
+        """Forget what was built for layers without weights that several graphs call. Keras does not
+        load, or loads wrongly, what two models call, so the model of a composite has its own.
+        """
+        known = [layer for layer in self.built if layer in self.spread]
+        return {layer: self.built.pop(layer) for layer in known}
 
     def call(self, node: Node, tensors: dict[Ref, keras.KerasTensor]) -> None:
         """Call the node's layer on symbolic tensors, building it if this is its first call."""

@@ -212,7 +212,13 @@ def test_what_is_unclear_is_noted(function):
     "use",
     [
         lambda block, size: json.dumps(size) == "13",
-        lambda block, size: ops.zeros(size).shape[0] == 13,
+        pytest.param(
+            lambda block, size: ops.zeros(size).shape[0] == 13,
+            marks=pytest.mark.skipif(
+                keras.backend.backend() == "torch",
+                reason="PyTorch takes the number of the size, and the comparison is not seen",
+            ),
+        ),
     ],
     ids=["json", "an operation"],
 )
