@@ -15,6 +15,7 @@ from keras.layers import (
 )
 
 from kito import compare, explain
+from kito.definition import TARGETS
 from kito.rules.layer_normalization_attention import layer_normalization_attention
 from kito.testing import check_declines, check_rewrites
 
@@ -242,3 +243,8 @@ def test_moves_any(data):
     call = data.draw(st.sampled_from([*CALLS.values()]))
     norm = {"center": options["use_bias"], "epsilon": data.draw(st.sampled_from([1e-6, 0.5]))}
     check_rewrites(model_of(lambda x, other: call(layer, x, other), **norm), RULES, times=1)
+
+
+def test_is_a_default_where_it_was_measured_to_help():
+    found = {each for each in TARGETS if layer_normalization_attention.is_default(each)}
+    assert found == {"onnx", "litert"}
