@@ -364,17 +364,10 @@ class _Lifter:
             raise UntraceableError("a mask runs through it")
         if "training" in call.kwargs:
             raise UntraceableError("it is called with training=True")
-        if any(
-            getattr(graph.producer(ref).layer.source, "optional", False)
-            for graph, node in sites
-            for ref in node.refs
-        ):
+        read = [graph.producer(ref).layer.source for graph, node in sites for ref in node.refs]
+        if any(getattr(each, "optional", False) for each in read):
             raise UntraceableError("it gets an optional input, which may be None")
-        if any(
-            getattr(graph.producer(ref).layer.source, "sparse", False)
-            for graph, node in sites
-            for ref in node.refs
-        ):
+        if any(getattr(each, "sparse", False) for each in read):
             raise UntraceableError("it gets a sparse tensor, and may do otherwise with these")
         with trace(layer.source, call.args, call.kwargs, self._outputs) as (function, reads):
             graph = self.record(function, layer.name)
