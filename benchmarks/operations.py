@@ -8,8 +8,8 @@ multiply (convolutions and matrix products, with what TensorFlow fuses into them
 the network is for. A rewrite that keeps them can at best take away the rest: the bound is the gain
 that was measured over the share of the multiplications.
 
-The figures go to benchmarks/results/operations.csv, and as a table to operations.md. A run skips
-what has a row; `--again` measures it anew.
+The figures go to benchmarks/results/operations.csv, a row a network and machine, and as tables to
+operations.md. A run skips what has a row; `--again` measures it anew.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ import tensorflow as tf
 from machine import machine, machines
 from rich.console import Console
 from rich.table import Table
-from rows import RESULTS, Row, read, write
+from rows import RESULTS, Row, read, table, write
 from runtimes import RUNTIMES
 from speed import BATCH, BATCHES, NETWORKS
 from tensorflow.python.framework.convert_to_constants import convert_variables_to_constants_v2
@@ -40,6 +40,7 @@ v1 = tf.compat.v1
 TABLE = RESULTS / "operations.csv"
 PAGE = RESULTS / "operations.md"
 COLUMNS = ("network", "batch", "ratio", "share", "bound", "others", "machine")
+HEADINGS = ("network", "other operations", "batch", "gain", "multiplications", "bound")
 PRODUCT = re.compile("Conv|MatMul|Einsum")
 TRACED = 5
 SECONDS = 10.0
@@ -102,6 +103,13 @@ def measure(name: str) -> tuple[Row, Operations]:
     return row, found
 
 
+def line(row: Row) -> list[str]:
+    """A line of a table."""
+    gain, share, bound = (float(row[column]) for column in ("ratio", "share", "bound"))
+    figures = (row["batch"], f"{gain:.2f}", f"{share:.1%}", f"{bound:.2f}")
+    return [row["network"], row["others"] or "-", *figures]
+
+
 def page(rows: list[Row]) -> str:
     """The figures as Markdown."""
     lines = [
@@ -111,17 +119,10 @@ def page(rows: list[Row]) -> str:
         "how many times faster kito makes a network, how much of the time that is left goes into",
         "multiplications, what else takes a hundredth or more, and what the gain would be if",
         "nothing but the multiplications were left.",
-        "",
-        "| network | batch | gain | multiplications | bound | other operations |",
-        "|:--|--:|--:|--:|--:|:--|",
-        *(
-            f"| {row['network']} | {row['batch']} | {float(row['ratio']):.2f} "
-            f"| {float(row['share']):.1%} | {float(row['bound']):.2f} | {row['others'] or '-'} |"
-            for row in rows
-        ),
-        "",
-        machines(rows),
     ]
+    for where in dict.fromkeys(row["machine"] for row in rows):
+        here = [row for row in rows if row["machine"] == where]
+        lines += ["", table(HEADINGS, map(line, here), left=2), "", machines(here)]
     return "\n".join(lines) + "\n"
 
 
@@ -132,19 +133,20 @@ def main(only: tuple[str, ...], again: bool) -> None:
     """Measure, and write a row after each network."""
     console = Console()
     for name in only or NETWORKS:
-        rows = {row["network"]: row for row in read(TABLE)}
-        if name in rows and not again:
+        rows = {(row["network"], row["machine"]): row for row in read(TABLE)}
+        key = (name, machine("tensorflow"))
+        if key in rows and not again:
             continue
-        rows[name], found = measure(name)
-        done = sorted(rows.values(), key=lambda row: row["network"])
+        rows[key], found = measure(name)
+        done = [row for _, row in sorted(rows.items())]
         write(TABLE, COLUMNS, done)
         PAGE.write_text(page(done))
-        table = Table(title=name)
-        table.add_column("operation")
-        table.add_column("ms", justify="right")
+        longest = Table(title=name)
+        longest.add_column("operation")
+        longest.add_column("ms", justify="right")
         for kind, took in found.most_common(12):
-            table.add_row(kind, f"{took:.2f}")
-        console.print(table)
+            longest.add_row(kind, f"{took:.2f}")
+        console.print(longest)
 
 
 if __name__ == "__main__":
