@@ -24,7 +24,7 @@ from kito.graph.copying import (
     copy_layer,
     copy_together,
 )
-from kito.graph.doubt import check_copied, copied, is_run
+from kito.graph.doubt import CONTAINERS, check_copied, copied, is_run
 from kito.graph.inference import placeholder
 from kito.graph.inline import names_inside
 from kito.graph.ir import Graph, Node, Ref, Tensor, rewritten_graphs, walk
@@ -306,7 +306,7 @@ class _Builder:
         Such a class may save what its layers can't. What is written in Python becomes a Functional
         model all the same, if that can be saved.
         """
-        plain = type(graph.source) in (Functional, keras.Sequential)
+        plain = type(graph.source) in CONTAINERS
         written = not is_graph_class(type(graph.source))
         if plain or graph in self.rewritten or (written and not graph.frozen):
             return None

@@ -52,6 +52,8 @@ PLAIN = (
 SETTINGS = (bool, int, float, str, type(None))
 # What says where a layer stands, and not what it does.
 NOT_SETTINGS = {"_name", "name", "_path", "_parent_path", "_called", "_lock", "_trainable", "built"}
+# Layers of Keras' own around a layer that they are given.
+WRAPPERS = (keras.layers.TimeDistributed, keras.layers.SpectralNormalization)
 # How deep objects in the attributes of a layer are compared.
 LEVELS = 3
 
@@ -248,7 +250,11 @@ def build(layer: keras.Layer, config: Any) -> None:
 
 @contextlib.contextmanager
 def policy_of(layer: keras.Layer) -> Iterator[None]:
-    """Let layers that a layer makes for itself have the policy that it has."""
+    """Let layers that a layer makes for itself have the policy that it has; a wrapper makes none,
+    but what it holds may.
+    """
+    while type(layer) in WRAPPERS:
+        layer = layer.layer
     before = keras.config.dtype_policy()
     keras.config.set_dtype_policy(layer.dtype_policy)
     try:

@@ -250,6 +250,16 @@ def arguments_of_calls(operation: keras.Operation) -> list[tuple[Any, Any]]:
     return [(each.arguments.args, each.arguments.kwargs) for each in operation._inbound_nodes]
 
 
+def tensors_of_calls(
+    operation: keras.Operation,
+) -> tuple[list[keras.KerasTensor], list[keras.KerasTensor]]:
+    """What each call on symbolic tensors that Keras has recorded of an operation read first, and
+    what it gave first.
+    """
+    calls = operation._inbound_nodes
+    return [each.input_tensors[0] for each in calls], [each.output_tensors[0] for each in calls]
+
+
 def called(operation: keras.Operation, args: Any, kwargs: Any) -> Any:
     """What a call on symbolic tensors gives, as the graph of a model has it: what a `__call__` of
     the class' own does besides stands there by itself.

@@ -44,6 +44,7 @@ from kito.graph.keras_internals import (
     plain,
     structures,
     sublayers,
+    tensors_of_calls,
 )
 from kito.graph.layer import Layer
 from kito.graph.record import UntraceableError, with_plain_sizes
@@ -249,6 +250,8 @@ class _Lifter:
                 graph = self.graph(operation)
             elif _is_time_distributed(operation) and is_graph_model(operation.layer):
                 graph = self.layer(operation.layer, operation.layer.name).graph
+            elif _is_time_distributed(operation) and is_composite(operation.layer, self._anchors):
+                graph = self.step(operation)
             cls = type(operation)
             if self._anchors and cls not in self._named and call is not None:
                 here = call.arguments.args, call.arguments.kwargs
@@ -256,6 +259,34 @@ class _Lifter:
             layer = Layer(cls, name, source=operation, graph=graph)
             self._layers[id(operation)] = layer
         return self._layers[id(operation)]
+
+    def step(self, wrapper: keras.layers.TimeDistributed) -> Graph | None:
+        """The graph of what a TimeDistributed does with each step, if that is to call a composite.
+
+        Returns:
+            None if the composite can't be called as any other: a TimeDistributed runs its `call`,
+            which does not cast what it gets.
+        """
+        inner = wrapper.layer
+        policies = {(each.autocast, each.compute_dtype) for each in (wrapper, inner)}
+        if policies != {(True, inner.compute_dtype)}:
+            self._report.notes.append(
+                f"{wrapper.name} (TimeDistributed) is kept whole: {inner.name} in it computes in "
+                "another dtype, and gets what it reads without a cast"
+            )
+            return None
+        read, made = (common(*map(_one_step, tensors)) for tensors in tensors_of_calls(wrapper))
+        if keras.backend.is_float_dtype(read.dtype):
+            read = replace(read, dtype=wrapper.compute_dtype)
+        graph = Graph(inner.name, trainable=inner.trainable)
+        graph.source = wrapper
+        given = keras.layers.InputLayer(batch_shape=read.shape, dtype=read.dtype)
+        layer = self.layer(inner, inner.name)
+        first, last = Ref(graph.new_id()), Ref(graph.new_id())
+        graph.put(Node(first.node, Layer.of(given), (), {}, (read,)))
+        graph.put(Node(last.node, layer, (first,), {}, (made,)))
+        graph.inputs, graph.outputs = first, last
+        return graph
 
     def expand(self, graph: Graph) -> None:
         """Trace the composite layers of the graph, those inside them, and so on.
@@ -489,6 +520,11 @@ def _names(operations: Iterable[keras.Operation], known: Mapping[int, str]) -> d
 
 def _is_time_distributed(operation: keras.Operation) -> bool:
     return type(operation) is keras.layers.TimeDistributed and not patched_methods(operation)
+
+
+def _one_step(tensor: keras.KerasTensor) -> Tensor:
+    """What a TimeDistributed reads, or makes, of one step: axis 1 is missing."""
+    return Tensor((tensor.shape[0], *tensor.shape[2:]), str(tensor.dtype))
 
 
 def _of_any_length(inputs: Any) -> Any:

@@ -20,13 +20,13 @@ import numpy as np
 from kito.definition import Decline, Match, Result, Rule
 from kito.errors import RuleError
 from kito.graph.borders import lay_open
-from kito.graph.doubt import copied
+from kito.graph.doubt import CONTAINERS, copied
 from kito.graph.guards import check_match, check_result
 from kito.graph.hazards import check_hazards
 from kito.graph.inference import infer_outputs
 from kito.graph.ir import Graph, Node, Ref, walk
 from kito.graph.kept import EXPECTED_TO_GO, unexplained
-from kito.graph.keras_internals import Functional, is_graph_class, sublayers
+from kito.graph.keras_internals import is_graph_class, sublayers
 from kito.graph.layer import Call, Layer, Output
 from kito.graph.site import Site
 from kito.report import Applied, Declined, Report
@@ -563,7 +563,7 @@ class _Rewriter:
 
 
 def _is_plain(graph: Graph) -> bool:
-    return type(graph.source) in (Functional, keras.Sequential)
+    return type(graph.source) in CONTAINERS
 
 
 def _with_classes(reason: str, match: Match) -> str:
