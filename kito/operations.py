@@ -1,11 +1,11 @@
 """What rules need to know of Keras' operations, and Keras does not export.
 
 `AddOperation`, `ConcatenateOperation`, `DivideOperation`, `ErfOperation`, `MeanOperation`,
-`MultiplyOperation`, `ReshapeOperation`, `SigmoidOperation`, `SplitOperation`, `SubtractOperation`,
-`TransposeOperation` and `TrueDivideOperation` are the classes of the calls that
-`keras.ops.add(x, y)`, `x + y` and the like put into a model. `LayerScale` and `StochasticDepth` are
-layers of networks of `keras.applications`. In a pattern they stand as other layers do. They are
-here as long as Keras has them.
+`MultiplyOperation`, `ReshapeOperation`, `SplitOperation`, `SubtractOperation`, `TransposeOperation`
+and `TrueDivideOperation` are the classes of the calls that `keras.ops.add(x, y)`, `x + y` and the
+like put into a model. `LayerScale` and `StochasticDepth` are layers of networks of
+`keras.applications`. In a pattern they stand as other layers do. They are here as long as Keras has
+them.
 
 Attributes:
     DETERMINISTIC_OPERATIONS: the classes of operations that are functions of their arguments alone.
@@ -27,7 +27,6 @@ from kito.graph.keras_internals import (
     MeanOperation,
     MultiplyOperation,
     ReshapeOperation,
-    SigmoidOperation,
     SplitOperation,
     StochasticDepth,
     SubtractOperation,
@@ -48,7 +47,6 @@ __all__ = [
     "MeanOperation",
     "MultiplyOperation",
     "ReshapeOperation",
-    "SigmoidOperation",
     "SplitOperation",
     "StochasticDepth",
     "SubtractOperation",

@@ -148,7 +148,7 @@ def test_a_rewrite_inside_which_a_call_is_read_twice():
     graph = report.change.graphs[0]
     _, unit = units(graph, report, report.change.touched)
     assert [call.name for call in unit.before] == ["dense", "bn", "act"]
-    assert [call.kind for call in unit.after] == ["Dense", "Sigmoid", "Multiply"]
+    assert [call.kind for call in unit.after] == ["Dense", "Activation", "Multiply"]
 
 
 def test_a_layer_that_moves_is_no_new_one():

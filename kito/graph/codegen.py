@@ -146,6 +146,8 @@ class _Builder:
         together, or what a composite calls can stand for it: then the part is one layer.
         """
         tied: set[Layer] = set()
+        if graph.spare is not None:
+            return tied  # the result is that
         known = -1
         while known < len(self.unfolded):  # those inside are next
             known = len(self.unfolded)

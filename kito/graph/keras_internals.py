@@ -37,7 +37,6 @@ TransposeOperation = numpy_operations.Transpose
 TrueDivideOperation = numpy_operations.TrueDivide
 ErfOperation = math_operations.Erf
 ReshapeOperation = numpy_operations.Reshape
-SigmoidOperation = nn_operations.Sigmoid
 SplitOperation = numpy_operations.Split
 
 # Operations of keras.ops that people write in models, each a function of its arguments alone.

@@ -19,7 +19,6 @@ from keras.layers import (
 )
 
 from kito.definition import Call, Layer, Node, Ref, chain, rule, where
-from kito.operations import SigmoidOperation
 from kito.rules.activation import function_of
 
 LAYERS = (Activation, Conv1D, Conv2D, Conv3D, Dense, DepthwiseConv1D, DepthwiseConv2D)
@@ -33,11 +32,9 @@ def _is_silu(layer: Node) -> bool:
 def silu(layer: Node) -> Call:
     """Multiply by the sigmoid instead of applying silu."""
     x, name, dtype = without_activation(layer), f"{layer.name}_sigmoid", layer.layer.config["dtype"]
-    if layer.layer.cls is Activation:
-        # A layer, for it casts what it reads, as the activation did.
-        sigmoid = Layer.new(Activation, activation="sigmoid", name=name, dtype=dtype)
-    else:
-        sigmoid = Layer.of(SigmoidOperation(name=name))
+    # A layer, and no operation: it casts what it reads, as the activation did, and Keras loads it
+    # from a `.h5` file too.
+    sigmoid = Layer.new(Activation, activation="sigmoid", name=name, dtype=dtype)
     return Layer.new(Multiply, name=layer.name, dtype=dtype)([x, sigmoid(x)])
 
 

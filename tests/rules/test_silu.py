@@ -19,7 +19,7 @@ from keras.layers import (
     ReLU,
 )
 
-from kito import explain
+from kito import compare, explain, optimize
 from kito.rules.activation import linear_activation
 from kito.rules.silu import LAYERS, silu
 from kito.testing import TOLERANCES, check_declines, check_rewrites
@@ -47,6 +47,15 @@ def model_of(*row, shape=(3,), **inputs):
 
 def test_every_class_is_tested():
     assert {*SHAPES} == {*LAYERS}
+
+
+@pytest.mark.filterwarnings("ignore:You are saving your model as an HDF5 file")
+def test_the_result_is_loaded_from_a_legacy_file(tmp_path):
+    """There, Keras finds layers only, no operations."""
+    fast = optimize(model_of(layer_of(Dense)), RULES)
+    fast.save(tmp_path / "fast.h5")
+    loaded = keras.models.load_model(tmp_path / "fast.h5")
+    assert compare(fast, loaded).relative == 0
 
 
 @pytest.mark.parametrize("cls", SHAPES)
@@ -123,7 +132,8 @@ def test_declines_what_multiply_would_mask(nested):
 def test_the_linear_layer_before_it_takes_no_part():
     model = model_of(Dense(4), Activation("silu"))
     fast = check_rewrites(model, [silu, linear_activation], times=2)
-    assert [type(layer) for layer in fast.layers if type(layer) in (Dense, Activation)] == [Dense]
+    assert [type(layer) for layer in fast.layers[1:]] == [Dense, Activation, Multiply]
+    assert fast.layers[1].get_config()["activation"] == "linear"
 
 
 @settings(max_examples=10, deadline=None)
