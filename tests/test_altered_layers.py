@@ -84,6 +84,53 @@ def test_declines_a_layer_that_does_not_cast():
     assert declined.reason.startswith("dense has autocast=False")
 
 
+def by_names(name, dtype):
+    """A policy for the layer of that name, and another one for all others."""
+    policy = keras.dtype_policies.DTypePolicyMap(default_policy="float32")
+    policy[name] = keras.dtype_policies.DTypePolicy(dtype)
+    return policy
+
+
+def test_a_layer_with_a_policy_that_goes_by_names_is_copied():
+    model = flat(Dense(4, name="one", dtype=by_names("one", "mixed_bfloat16")))
+    report = kito.Report()
+    fast = kito.optimize(model, report=report)
+    check_equivalent(model, fast)
+    assert not report.notes
+    assert fast.get_layer("one").kernel is not model.get_layer("one").kernel
+    assert fast.get_layer("one").compute_dtype == "bfloat16"
+
+
+def test_declines_a_policy_that_goes_by_names():
+    """What a rule makes may have another name, and so another policy."""
+    policy = by_names("one", "mixed_bfloat16")
+    model = flat(Dense(4, name="one", dtype=policy), BatchNormalization(name="bn", dtype=policy))
+    check_declines(model, FOLDS, reason="one has a dtype policy that goes by its name")
+
+
+class Thrice:
+    """A function with settings, of a class that nobody registered."""
+
+    def __call__(self, x):
+        return 3 * x
+
+    def get_config(self):
+        return {}
+
+
+@pytest.mark.parametrize("inside", [True, False])
+def test_declines_an_activation_of_a_class_that_keras_does_not_find(inside):
+    dense = Dense(4, activation=Thrice() if inside else None, name="dense")
+    act = [] if inside else [layers.Activation(Thrice(), name="act")]
+    model = randomize(flat(dense, *act, BatchNormalization(), layers.ReLU()))
+    report = same(model, np.ones((2, 8)))
+    name = "dense" if inside else "act"
+    assert any(
+        each.reason == f"{name} has an activation that its configuration can't carry"
+        for each in report.declined
+    )
+
+
 class Uncast(keras.Model):
     """Takes its inputs in the precision in which they come."""
 

@@ -136,19 +136,26 @@ def _is_named(activation: Any) -> bool:
     if isinstance(activation, keras.Layer):
         return not activation.weights
     if not isinstance(activation, Function):
-        return not callable(activation) or hasattr(activation, "get_config")
+        return not callable(activation) or isinstance(_loaded(activation), type(activation))
     name = activation.__name__
     if name == "<lambda>":
         return False
     # What TensorFlow names otherwise, `complete_config` has under Keras' name.
     if getattr(keras.activations, name, None) is activation or activation_name(activation):
         return True
-    try:
-        found = keras.activations.get(keras.activations.serialize(activation))
-    except (TypeError, ValueError):
-        return False
+    found = _loaded(activation)
     # What TensorFlow has of the same name, such as tf.nn.relu, Keras saves as its own function.
-    return _equal(found, activation) or activation.__module__.startswith("tensorflow.")
+    return found is not None and (
+        _equal(found, activation) or activation.__module__.startswith("tensorflow.")
+    )
+
+
+def _loaded(activation: Any) -> Any:
+    """The function, or object, that Keras finds for what it saves of one; None if it finds none."""
+    try:
+        return keras.activations.get(keras.activations.serialize(activation))
+    except Exception:  # whatever the class raises
+        return None
 
 
 def copy_structure(layer: keras.Layer) -> keras.Layer:
@@ -171,7 +178,8 @@ def copy_structures(layers: Sequence[keras.Layer]) -> list[keras.Layer]:
     for layer, copy in zip(layers, copies, strict=True):
         # SpatialDropout leaves the policy out of its configuration, layers without a `get_config`
         # of their own leave out the name.
-        copy.dtype_policy = layer.dtype_policy
+        if not goes_by_names(layer.dtype_policy):
+            copy.dtype_policy = layer.dtype_policy
         copy.name = layer.name
         copy.autocast, copy.supports_masking = layer.autocast, layer.supports_masking
     return copies
@@ -255,12 +263,20 @@ def policy_of(layer: keras.Layer) -> Iterator[None]:
     """
     while type(layer) in WRAPPERS:
         layer = layer.layer
+    policy = layer.dtype_policy
+    if goes_by_names(policy):  # Keras can't have that for all
+        policy = policy.default_policy
     before = keras.config.dtype_policy()
-    keras.config.set_dtype_policy(layer.dtype_policy)
+    keras.config.set_dtype_policy(policy)
     try:
         yield
     finally:
         keras.config.set_dtype_policy(before)
+
+
+def goes_by_names(policy: keras.DTypePolicy) -> bool:
+    """Whether a policy is another one for each layer, by its name."""
+    return isinstance(policy, keras.dtype_policies.DTypePolicyMap)
 
 
 def copy_state(source: keras.Layer, copy: keras.Layer) -> None:
@@ -286,7 +302,7 @@ def copy_state(source: keras.Layer, copy: keras.Layer) -> None:
             raise CannotCopyError(
                 f"{old_part.name} has a `{method}` of its own, not that of its class"
             )
-        if old_part.dtype_policy != new_part.dtype_policy:
+        if not _same_policy(old_part.dtype_policy, new_part.dtype_policy):
             raise CannotCopyError(f"its configuration gives {new_part.name} another dtype policy")
         if not (names_activations(old_part) or _same_activations(old_part, new_part)):
             raise CannotCopyError(f"its configuration lacks the activation of {old_part.name}")
@@ -309,6 +325,12 @@ def copy_state(source: keras.Layer, copy: keras.Layer) -> None:
         # assigned to its weights since.
         if type(old_part) is keras.layers.Normalization:
             new_part.mean, new_part.variance = old_part.mean, old_part.variance
+
+
+def _same_policy(one: keras.DTypePolicy, other: keras.DTypePolicy) -> bool:
+    """Whether two policies are equal; those that go by names can't be compared by Keras."""
+    config: bool = one.get_config() == other.get_config()
+    return type(one) is type(other) and config
 
 
 def _copy_settings(source: keras.Layer, copy: keras.Layer) -> None:

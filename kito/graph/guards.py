@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 import keras
 
 from kito.definition import Decline, Match
-from kito.graph.copying import names_activations
+from kito.graph.copying import goes_by_names, names_activations
 from kito.graph.inference import supports_masking
 from kito.graph.ir import Graph, Node, Ref
 from kito.graph.keras_internals import (
@@ -110,6 +110,8 @@ def _check_layer(node: Node) -> None:
             raise Decline(f"{part.name} is quantized ({mode})")
         if not casts_as_its_class(part):
             raise Decline(f"{part.name} has autocast={part.autocast}, which no configuration has")
+        if goes_by_names(part.dtype_policy):
+            raise Decline(f"{part.name} has a dtype policy that goes by its name")
         if not has_its_weights(part):
             raise Decline(f"{part.name} {OTHER_WEIGHTS}")
         if not names_activations(part):

@@ -161,6 +161,11 @@ def input_structure(model: keras.Model) -> Any:
     )
 
 
+def has_inputs(model: keras.Model) -> bool:
+    """Whether a model has a graph of its own, with inputs, whatever its `call` does with that."""
+    return hasattr(_functional(model), "_inputs_struct")
+
+
 def plain(structure: Any) -> Any:
     """The structure in Python's own containers, where Keras has its tracked ones."""
     if isinstance(structure, dict):
@@ -541,6 +546,7 @@ def untouched(layer: keras.Layer) -> Iterator[None]:
         (holder, _contents(holder)) for part in parts for holder in (part._losses, part._loss_ids)
     ]
     calls = [(len(part._inbound_nodes), len(part._outbound_nodes)) for part in parts]
+    tracked = [_tracked(part) for part in parts]
     try:
         with _not_assigned(layer):
             yield
@@ -558,6 +564,9 @@ def untouched(layer: keras.Layer) -> Iterator[None]:
                         changed.append(f"{part.name}.{name}")
             now.clear()
             now.update(attributes)
+        for part, known in zip(parts, tracked, strict=True):
+            if _tracked(part) != known:
+                _forget(part, *known)
         for holder, contents in losses:
             _put_back(holder, contents)
         for name, holder, contents in held:
@@ -568,6 +577,21 @@ def untouched(layer: keras.Layer) -> Iterator[None]:
         first, *others = sorted(changed)
         more = f" and {len(others)} more" if others else ""
         raise StatefulCallError(f"its call changes {first}{more}: the next need not be the same")
+
+
+def _tracked(layer: keras.Layer) -> tuple[bool, dict[str, int]]:
+    """Whether a layer may get no more weights and layers, and how many it has of each kind."""
+    tracker = layer._tracker
+    return tracker.locked, {name: len(store) for name, (_, store) in tracker.config.items()}
+
+
+def _forget(layer: keras.Layer, locked: bool, counts: dict[str, int]) -> None:
+    """Take from a layer the weights and layers that it got last, so that it can be built again."""
+    tracker = layer._tracker
+    tracker.locked = locked
+    for name, (_, store) in tracker.config.items():
+        del store[counts[name] :]
+        tracker.stored_ids[name] = {*map(id, store)}
 
 
 # A container, or an object, that is held in an attribute, and what it holds in turn.

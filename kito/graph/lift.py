@@ -37,6 +37,7 @@ from kito.graph.keras_internals import (
     arguments,
     arguments_of_calls,
     calls_in_order,
+    has_inputs,
     is_graph_model,
     is_users,
     keras_mask,
@@ -418,7 +419,7 @@ class _Lifter:
         for inputs in _inputs_of(model):
             try:
                 graph = self.recorded(model, inputs)
-                if isinstance(model, Functional):  # of its inputs Keras knows the dtypes
+                if has_inputs(model):  # of its inputs Keras knows the dtypes
                     return self.checked(graph)
                 known = with_integers(graph, inputs, self.inside)
                 for better in (_of_any_length(known), known) if known != inputs else ():
@@ -656,11 +657,15 @@ def _inputs_of(model: keras.Model) -> Iterator[Any]:
     guesses = (any_size, any_length, same_size) if is_square else (any_size, same_size)
 
     # What does not cast its inputs gets them as they come.
-    for dtype in (str(model.input_dtype) if model.autocast else keras.config.floatx(), INTEGER):
+    dtypes = [str(model.input_dtype) if model.autocast else keras.config.floatx(), INTEGER]
+    if known := has_inputs(model):  # a Sequential with a `call` of its own
+        dtypes = [str(structures(model)[0].dtype)]
+    for dtype in dtypes:
         for tensor in guesses:
             inputs = plain(keras.tree.map_shape_structure(partial(tensor, dtype=dtype), shapes))
             # Of several inputs, which are integers would be a guess.
-            if dtype != INTEGER or (isinstance(inputs, Tensor) and not takes_floats(model, inputs)):
+            one = isinstance(inputs, Tensor)
+            if known or dtype != INTEGER or (one and not takes_floats(model, inputs)):
                 yield inputs
 
 
@@ -679,7 +684,7 @@ def _as_built(model: keras.Model, inputs: Any) -> Any:
 def _name_inputs(graph: Graph, model: keras.Model) -> None:
     """Give the inputs the names by which Keras finds them: the keys of a dict, or the model's."""
     names = [path[-1] if path else None for path, _ in keras.tree.flatten_with_path(graph.inputs)]
-    if isinstance(model, Functional):
+    if has_inputs(model):
         names = [tensor.name for tensor in model.inputs]
     for name, ref in zip(names, keras.tree.flatten(graph.inputs), strict=True):
         if isinstance(name, str):

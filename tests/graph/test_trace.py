@@ -2131,3 +2131,46 @@ def test_a_model_with_a_class_of_its_own_in_a_wrapper_is_copied():
     check_equivalent(model, fast)
     assert not report.notes
     assert not {id(each) for each in model.variables} & {id(each) for each in fast.variables}
+
+
+@keras.saving.register_keras_serializable("test_trace")
+class ForLarge(layers.Layer):
+    """It has a layer that it needs, and builds, for large pictures only."""
+
+    def __init__(self, **options):
+        super().__init__(**options)
+        self.conv, self.bn = Conv2D(4, 3, padding="same"), BatchNormalization()
+        self.large = Conv2D(4, 5, padding="same")
+
+    def call(self, x):
+        x = self.bn(self.conv(x))
+        return self.large(x) if (x.shape[1] or 0) > 100 else x
+
+
+@pytest.mark.filterwarnings("ignore:`build.*was called on layer 'block':UserWarning")
+def test_what_a_trace_builds_it_takes_back():
+    model = around(ForLarge(name="block"), shape=(None, None, 3))
+    names = [variable.path for variable in model.variables]
+    kept_whole(model, "its call does otherwise where a size is")
+    assert [variable.path for variable in model.variables] == names
+    assert not model.get_layer("block").large.built
+    model(np.ones((1, 101, 8, 3)))  # which builds it
+    assert len(model.variables) == len(names) + 2
+
+
+@keras.saving.register_keras_serializable("test_trace")
+class Doubled(keras.Sequential):
+    def call(self, inputs, training=None, mask=None):
+        return 2.0 * super().call(inputs, training=training)
+
+
+def test_a_sequential_with_a_call_of_its_own_has_the_names_and_dtypes_of_its_inputs():
+    inputs = keras.Input(SHAPE, name="picture", dtype="uint8")
+    model = Doubled([inputs, layers.Rescaling(1 / 255), Conv2D(4, 3), BatchNormalization()])
+    fast = kito.optimize(randomize(model), FOLDS)
+    pictures = np.random.default_rng(0).integers(0, 255, (2, *SHAPE), "uint8")
+    assert kito.compare(model, fast, pictures).relative < 1e-6
+    assert not count(fast, BatchNormalization)
+    [given] = fast.inputs
+    assert (given.name, given.dtype) == ("picture", "uint8")
+    assert given.shape == (None, None, None, 3)  # as a Sequential runs on any
