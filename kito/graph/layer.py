@@ -78,6 +78,7 @@ class Layer:
     graph: Graph | None = None
     overrides: Mapping[str, Any] = field(default_factory=dict)
     new_weights: Mapping[str, Any] = field(default_factory=dict)
+    wraps: type[keras.Operation] | None = None  # the class of what a wrapper holds
 
     @classmethod
     def new(
@@ -253,15 +254,19 @@ class Layer:
     def wrapped(self) -> Layer:
         """The layer inside a wrapper, such as TimeDistributed."""
         inner = self.source.layer
+        cls = self.wraps or type(inner)
         if "layer" not in self.overrides:
-            return Layer(type(inner), inner.name, source=inner)
+            return Layer(cls, inner.name, source=inner)
         config = self.overrides["layer"]["config"]
-        return Layer(type(inner), inner.name, overrides=config, new_weights=self.new_weights)
+        return Layer(cls, inner.name, overrides=config, new_weights=self.new_weights)
 
     def wrap(self, inner: Layer) -> Layer:
         """This wrapper around another layer, one that `evolve` made."""
         serialized = self.config["layer"] | {"config": inner.config}
         serialized.pop("build_config", None)
+        if inner.cls is not type(self.source.layer):  # a subclass, see subclasses.py
+            name = inner.cls.__name__
+            serialized |= {"module": "keras.layers", "class_name": name, "registered_name": None}
         return replace(
             self, overrides={**self.overrides, "layer": serialized}, new_weights=inner.new_weights
         )

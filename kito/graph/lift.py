@@ -253,13 +253,24 @@ class _Lifter:
                 graph = self.layer(operation.layer, operation.layer.name).graph
             elif _is_time_distributed(operation) and is_composite(operation.layer, self._anchors):
                 graph = self.step(operation)
-            cls = type(operation)
+            cls, wraps = type(operation), None
             if self._anchors and cls not in self._named and call is not None:
                 here = call.arguments.args, call.arguments.kwargs
                 cls = class_of(operation, [here, *arguments_of_calls(operation)])
-            layer = Layer(cls, name, source=operation, graph=graph)
+            if self._anchors and _is_time_distributed(operation):
+                wraps = self.wrapped_class(operation)
+            layer = Layer(cls, name, source=operation, graph=graph, wraps=wraps)
             self._layers[id(operation)] = layer
         return self._layers[id(operation)]
+
+    def wrapped_class(self, wrapper: keras.layers.TimeDistributed) -> type[keras.Operation]:
+        """The class of what a TimeDistributed holds, see `class_of`."""
+        inner = wrapper.layer
+        if type(inner) in self._named:
+            return type(inner)
+        steps = [_one_step(tensor) for tensor in tensors_of_calls(wrapper)[0]]
+        given = [keras.KerasTensor(step.shape, step.dtype) for step in steps]
+        return class_of(inner, [((tensor,), {}) for tensor in given])
 
     def step(self, wrapper: keras.layers.TimeDistributed) -> Graph | None:
         """The graph of what a TimeDistributed does with each step, if that is to call a composite.

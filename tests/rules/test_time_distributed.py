@@ -14,6 +14,7 @@ from keras.layers import (
     TimeDistributed,
 )
 
+from kito.definition import chain, rule
 from kito.rules.time_distributed import time_distributed_batchnorm
 from kito.testing import check_declines, check_rewrites
 
@@ -86,3 +87,45 @@ def test_declines_another_axis():
 def test_declines_another_wrapped_layer():
     model = model_of(Dense(4), TimeDistributed(Dense(4)), (3, 4))
     check_declines(model, RULES, reason="wraps a Dense, not a BatchNormalization")
+
+
+class Frozen(BatchNormalization):
+    """As detectors have it: it never trains."""
+
+    def call(self, inputs, training=None):
+        return super().call(inputs, training=False)
+
+
+class Halved(BatchNormalization):
+    def call(self, inputs, training=None):
+        return super().call(inputs, training=training) / 2
+
+
+class Named(Conv2D):
+    """It has a setting of its own."""
+
+    def __init__(self, *args, kind="plain", **options):
+        super().__init__(*args, **options)
+        self.kind = kind
+
+    def get_config(self):
+        return {**super().get_config(), "kind": self.kind}
+
+
+def test_folds_subclasses_that_compute_the_same():
+    model = model_of(Named(5, 3, name="conv"), TimeDistributed(Frozen()))
+    fast = check_rewrites(model, RULES, times=1)
+    assert type(fast.layers[0].layer) is Conv2D
+
+
+def test_declines_a_subclass_that_computes_something_else():
+    check_declines(
+        model_of(Dense(5), TimeDistributed(Halved())), RULES, reason="wraps a Halved, not a Batch"
+    )
+
+
+def test_declines_a_subclass_for_which_a_rule_is_written():
+    """A rule that names a class knows it better."""
+    named = rule(chain(bn=Frozen), name="of_frozen")(lambda bn: bn.layer)
+    model = model_of(Dense(5), TimeDistributed(Frozen()))
+    check_declines(model, [*RULES, named], reason="wraps a Frozen, not a BatchNormalization")
