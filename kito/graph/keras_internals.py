@@ -8,8 +8,10 @@ import inspect
 import sys
 import threading
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import keras
 from keras.src.applications.convnext import LayerScale as LayerScale
@@ -551,7 +553,8 @@ def untouched(layer: keras.Layer) -> Iterator[None]:
         with _not_assigned(layer):
             yield
     finally:
-        changed = []
+        changed: list[str] = []
+        changes: list[Change] = []
         for part, attributes, (inbound, outbound) in zip(parts, before, calls, strict=True):
             del part._inbound_nodes[inbound:]
             del part._outbound_nodes[outbound:]
@@ -559,9 +562,10 @@ def untouched(layer: keras.Layer) -> Iterator[None]:
             if _are_same_objects(now, attributes):
                 continue
             if not _was_built_by_the_call(attributes, now, type(part)):
-                for name in {*now, *attributes} - CHANGED_BY_ANY_CALL:
+                for name in {*now, *attributes} - CHANGED_BY_ANY_CALL - SET_FIRST.get(part, set()):
                     if now.get(name, before) is not attributes.get(name, before):
                         changed.append(f"{part.name}.{name}")
+                        changes.append(Change(part, name, now.get(name)))
             now.clear()
             now.update(attributes)
         for part, known in zip(parts, tracked, strict=True):
@@ -572,11 +576,13 @@ def untouched(layer: keras.Layer) -> Iterator[None]:
         for name, holder, contents in held:
             if not _are_same_objects(_contents(holder), contents):
                 changed.append(name)
+                changes.clear()
                 _put_back(holder, contents)
     if changed:
         first, *others = sorted(changed)
         more = f" and {len(others)} more" if others else ""
-        raise StatefulCallError(f"its call changes {first}{more}: the next need not be the same")
+        said = f"its call changes {first}{more}: the next need not be the same"
+        raise StatefulCallError(said, changes if len(changes) == len(changed) else ())
 
 
 def _tracked(layer: keras.Layer) -> tuple[bool, dict[str, int]]:
@@ -716,5 +722,22 @@ def at_inference(layer: keras.Layer) -> Iterator[None]:
         yield
 
 
+@dataclass(frozen=True)
+class Change:
+    """A Python attribute of a layer that a call gave another value."""
+
+    layer: keras.Layer
+    name: str
+    after: Any
+
+
+# The attributes that the calls of a layer set before they read them, see set_first.py.
+SET_FIRST: WeakKeyDictionary[keras.Layer, set[str]] = WeakKeyDictionary()
+
+
 class StatefulCallError(Exception):
-    """A layer's call has an effect on the layer."""
+    """A layer's call has an effect on the layer: on these attributes, if that is all."""
+
+    def __init__(self, said: str, changes: Sequence[Change] = ()) -> None:
+        super().__init__(said)
+        self.changes = changes

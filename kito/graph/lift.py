@@ -50,6 +50,7 @@ from kito.graph.keras_internals import (
 from kito.graph.layer import Layer
 from kito.graph.record import UntraceableError, with_plain_sizes
 from kito.graph.resize import common, fit_sequentials
+from kito.graph.set_first import sets_first
 from kito.graph.subclasses import class_of
 from kito.graph.trace import (
     Outputs,
@@ -148,6 +149,8 @@ def _is_path(given: object) -> bool:
     return isinstance(given, str | os.PathLike)
 
 
+# The shapes of tensors that a call read.
+Reads = tuple[tuple[int | None, ...], ...]
 # The layers that were looked into, and what became of them.
 Tried = dict[Layer, Layer | None]
 
@@ -225,6 +228,21 @@ class _Lifter:
             for _, nested in walk(graph):
                 nested.masked = True
         return graph
+
+    def trace(self, source: keras.Layer, args: Any, kwargs: Any, name: str) -> tuple[Graph, Reads]:
+        """The graph of a call, and the shapes of tensors that it read.
+
+        Raises:
+            UntraceableError: there is none.
+        """
+        try:
+            with trace(source, args, kwargs, self._outputs) as (function, reads):
+                return self.record(function, name), tuple(reads.shapes)
+        except UntraceableError as error:
+            if not sets_first(error, source, args, kwargs):
+                raise
+        with trace(source, args, kwargs, self._outputs) as (function, reads):
+            return self.record(function, name), tuple(reads.shapes)
 
     def record(self, function: Functional, name: str) -> Graph:
         """The graph of a trace.
@@ -412,9 +430,8 @@ class _Lifter:
             raise UntraceableError("it gets an optional input, which may be None")
         if any(getattr(each, "sparse", False) for each in read):
             raise UntraceableError("it gets a sparse tensor, and may do otherwise with these")
-        with trace(layer.source, call.args, call.kwargs, self._outputs) as (function, reads):
-            graph = self.record(function, layer.name)
-        graph.trace = replace(call, reads=tuple(reads.shapes))
+        graph, reads = self.trace(layer.source, call.args, call.kwargs, layer.name)
+        graph.trace = replace(call, reads=reads)
         for ref, spec in zip(keras.tree.flatten(graph.outputs), call.outputs, strict=True):
             check_shape(graph.tensor(ref).shape, spec)
         return replace(layer, graph=graph)
@@ -480,15 +497,14 @@ class _Lifter:
         Raises:
             UntraceableError: there is none.
         """
-        with trace(model, (inputs,), {}, self._outputs) as (function, reads):
-            graph = self.record(function, model.name)
+        graph, reads = self.trace(model, (inputs,), {}, model.name)
         built = _as_built(model, inputs)
         graph.trace = Trace(
             model,
             (inputs,),
             {},
             calls=() if built == inputs else (Trace(model, (built,), {}),),
-            reads=tuple(reads.shapes),
+            reads=reads,
         )
         graph.trainable = model.trainable
         graph.source = model
@@ -502,8 +518,14 @@ class _Lifter:
         """
         assert graph.trace is not None
         remember(graph)
-        check_alone(graph)
-        (inputs,) = graph.trace.args
+        source, args, kwargs = graph.trace.source, graph.trace.args, graph.trace.kwargs
+        try:
+            check_alone(graph)
+        except UntraceableError as error:  # what it calls may keep something, too
+            if not sets_first(error, source, args, kwargs):
+                raise
+            check_alone(graph)
+        (inputs,) = args
         graph.trace = None  # which is all that there is to know
         leaves = keras.tree.flatten(graph.inputs)
         graph.inputs = keras.tree.pack_sequence_as(inputs, leaves)

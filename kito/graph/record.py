@@ -28,6 +28,7 @@ from kito.graph.keras_internals import (
     at_inference,
     calls_in_order,
     numpy_defers,
+    settings,
     structures,
     sublayers,
 )
@@ -266,3 +267,55 @@ def check_reshapes(function: Functional) -> None:
         ):
             if isinstance(value, (tuple, list)) and None in value:
                 raise UntraceableError(f"{call.operation.name} needs a size that is not known")
+
+
+def are_alike(one: Functional, other: Functional) -> bool:
+    """Whether two records have the same calls, of the same layers, with the same arguments."""
+    numbers: dict[int, str] = {}
+    calls, others = calls_in_order(one), calls_in_order(other)
+    if len(calls) != len(others):
+        return False
+    for number, pair in enumerate(zip(calls, others, strict=True)):
+        for call in pair:
+            for index, tensor in enumerate(call.outputs):
+                numbers[id(tensor)] = f"{number}.{index}"
+        if pair[0].is_input and pair[1].is_input:
+            continue
+        operations = [call.operation for call in pair]
+        if not _is_same_operation(*operations):
+            return False
+        made = [
+            (arguments(call), None if isinstance(each, keras.Layer) else settings(each))
+            for call, each in zip(pair, operations, strict=True)
+        ]
+        leaves, other_leaves = map(keras.tree.flatten, made)
+        if len(leaves) != len(other_leaves) or not all(
+            _is_same(numbers.get(id(a), a), numbers.get(id(b), b))
+            for a, b in zip(leaves, other_leaves, strict=True)
+        ):
+            return False
+    outputs = [
+        [numbers[id(tensor)] for tensor in keras.tree.flatten(structures(each)[1])]
+        for each in (one, other)
+    ]
+    return outputs[0] == outputs[1]
+
+
+def _is_same_operation(one: keras.Operation, other: keras.Operation) -> bool:
+    """Whether two calls are of one layer, or of two without weights that a call makes anew, or of
+    operations of one class.
+    """
+    if one is other or type(one) is not type(other):
+        return one is other
+    if not isinstance(one, keras.Layer):
+        return True
+    configs = [each.get_config() | {"name": None} for each in (one, other)]
+    return not (one.weights or other.weights) and bool(configs[0] == configs[1])
+
+
+def _is_same(one: Any, other: Any) -> bool:
+    if one is other or type(one) is not type(other):
+        return one is other
+    if isinstance(one, np.ndarray) or keras.ops.is_tensor(one):
+        return np.array_equal(to_numpy(one), to_numpy(other))
+    return bool(one == other)

@@ -20,21 +20,16 @@ from kito.graph.copying import build
 from kito.graph.faithful import answer, drawn
 from kito.graph.ir import Tensor, Trace
 from kito.graph.keras_internals import (
-    Functional,
-    arguments,
-    calls_in_order,
     casts_as_its_class,
     complete_config,
     has_its_weights,
     is_users,
-    settings,
     shell,
-    structures,
     sublayers,
     untouched,
 )
 from kito.graph.layer import to_numpy
-from kito.graph.record import record, with_sizes
+from kito.graph.record import are_alike, record, with_sizes
 from kito.graph.size_reads import Reads
 
 # What a subclass may have of its own.
@@ -117,45 +112,9 @@ def _computes_the_same(
     with untouched(layer):
         records = record(layer, (given,), kwargs, reads), record(plain, (given,), kwargs)
         # What it does may depend on a size that it reads; that of a mask Keras reads itself.
-        if (reads.shapes and not kwargs) or not _are_alike(*records):
+        if (reads.shapes and not kwargs) or not are_alike(*records):
             return False
     leaves = keras.tree.flatten(((given,), kwargs))
     data = drawn(np.random.default_rng(0), with_sizes(leaves, batch=2, others=8))
     one, other = (answer(Trace(each, (given,), kwargs), data) for each in (layer, plain))
     return np.array_equal(to_numpy(one), to_numpy(other))
-
-
-def _are_alike(one: Functional, other: Functional) -> bool:
-    """Whether two records have the same calls with the same arguments."""
-    numbers: dict[int, str] = {}
-    calls, others = calls_in_order(one), calls_in_order(other)
-    if len(calls) != len(others):
-        return False
-    for number, pair in enumerate(zip(calls, others, strict=True)):
-        for call in pair:
-            for index, tensor in enumerate(call.outputs):
-                numbers[id(tensor)] = f"{number}.{index}"
-        if pair[0].is_input and pair[1].is_input:
-            continue
-        if type(pair[0].operation) is not type(pair[1].operation):
-            return False
-        made = [(arguments(call), settings(call.operation)) for call in pair]
-        leaves, other_leaves = map(keras.tree.flatten, made)
-        if len(leaves) != len(other_leaves) or not all(
-            _is_same(numbers.get(id(a), a), numbers.get(id(b), b))
-            for a, b in zip(leaves, other_leaves, strict=True)
-        ):
-            return False
-    outputs = [
-        [numbers[id(tensor)] for tensor in keras.tree.flatten(structures(each)[1])]
-        for each in (one, other)
-    ]
-    return outputs[0] == outputs[1]
-
-
-def _is_same(one: Any, other: Any) -> bool:
-    if one is other or type(one) is not type(other):
-        return one is other
-    if isinstance(one, np.ndarray) or keras.ops.is_tensor(one):
-        return np.array_equal(to_numpy(one), to_numpy(other))
-    return bool(one == other)
