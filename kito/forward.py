@@ -7,6 +7,7 @@ the layers that kito rewrites. The result of a rewrite is a plain Keras model, w
 from __future__ import annotations
 
 import contextlib
+import inspect
 from collections.abc import Iterable, Iterator
 from typing import Any
 
@@ -79,6 +80,19 @@ def answers(model: keras.Model, inputs: Any) -> Any:
     """What `predict_on_batch` gives, see `states_kept`."""
     with states_kept(model):
         return model.predict_on_batch(inputs)
+
+
+def optional_arguments(model: keras.Model) -> list[str]:
+    """What the call of a model takes besides its inputs, `training` and `mask`."""
+    if is_graph_model(model):
+        return []
+    parameters = [*inspect.signature(model.call).parameters.values()]
+    return [
+        each.name
+        for each in parameters[1:]
+        if each.kind not in (each.VAR_POSITIONAL, each.VAR_KEYWORD)
+        and each.name not in ("training", "mask")
+    ]
 
 
 def own_methods(model: keras.Model, names: Iterable[str]) -> list[str]:

@@ -514,3 +514,29 @@ def test_a_class_stays_whatever_the_model_did_before():
     model.evaluate(data, data, verbose=0)
     model.predict(data, verbose=0)
     assert type(kito.optimize(model)) is Net
+
+
+class Penalized(layers.Layer):
+    """Keras can't copy it: its configuration says something else."""
+
+    def __init__(self, factor=1.0, **options):
+        super().__init__(**options)
+        self.factor = factor
+
+    def call(self, x):
+        self.add_loss(keras.ops.mean(x))
+        return x * self.factor
+
+    def get_config(self):
+        return {**super().get_config(), "factor": 1.0}
+
+
+def test_the_losses_of_the_last_call_of_a_shared_layer_stay():
+    inputs = keras.Input((4,))
+    model = keras.Model(inputs, Penalized(3.0, name="penalized")(inputs))
+    model(np.ones((2, 4), "float32"))
+    [before] = model.losses
+    report = kito.Report()
+    kito.optimize(model, report=report)
+    assert report.notes[0].startswith("penalized (Penalized) is shared with the source model")
+    assert [id(each) for each in model.losses] == [id(before)]

@@ -111,3 +111,27 @@ def test_the_source_keeps_no_trace_of_it(model):
 def test_the_bench_times_calls():
     timings = measure(functional(), (1,), seconds=0.01).timings
     assert any(each.way == "keras" and each.median for each in timings)
+
+
+class Optional(keras.Model):
+    """It takes more than its inputs."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv, self.bn = Conv2D(3, 3), BatchNormalization()
+
+    def call(self, x, scale=None, *, flip=False, training=None):
+        y = self.bn(self.conv(x), training=training)
+        y = y[:, :, ::-1] if flip else y
+        return y if scale is None else y * scale
+
+
+def test_a_note_says_which_arguments_the_result_does_not_take():
+    model = Optional()
+    model(np.ones((2, 8, 8, 3), "float32"))
+    report = kito.Report()
+    kito.optimize(randomize(model), report=report)
+    assert report.notes == [
+        "the result takes no scale, flip, as the call of Optional does, and computes what that "
+        "does with the defaults"
+    ]

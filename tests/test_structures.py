@@ -373,3 +373,25 @@ def test_a_mask_reaches_its_reader():
     fast = check_rewrites(model, FOLDS, times=1)
     data = np.array([[1, 2, 0, 0, 0, 0], [1, 2, 3, 4, 1, 2]])
     assert np.allclose(model.predict_on_batch(data), fast.predict_on_batch(data), atol=1e-6)
+
+
+@pytest.mark.parametrize("function", [kito.optimize, kito.explain])
+def test_where_weights_would_be_lost_it_is_an_error(function):
+    inputs = keras.Input((4,))
+    model = keras.Model(inputs, BatchNormalization()(Dense(3)(inputs)))
+    with keras.StatelessScope(), pytest.raises(kito.InputError, match="would have no weights"):
+        function(model)
+
+
+@pytest.mark.skipif(keras.backend.backend() != "tensorflow", reason="a function of TensorFlow")
+def test_in_a_function_of_tensorflow_it_is_an_error():
+    tf = pytest.importorskip("tensorflow")
+    inputs = keras.Input((4,))
+    model = keras.Model(inputs, BatchNormalization()(Dense(3)(inputs)))
+
+    @tf.function(autograph=False)
+    def optimized(x):
+        return kito.optimize(model)(x)
+
+    with pytest.raises(kito.InputError, match="would have no weights"):
+        optimized(np.ones((2, 4), "float32"))

@@ -17,7 +17,7 @@ import keras
 from keras.src.applications.convnext import LayerScale as LayerScale
 from keras.src.applications.convnext import StochasticDepth as StochasticDepth
 from keras.src.backend.common import global_state
-from keras.src.backend.common.stateless_scope import in_stateless_scope
+from keras.src.backend.common.stateless_scope import in_stateless_scope as in_stateless_scope
 from keras.src.layers.layer import CallContext
 from keras.src.models import functional as functional_models
 from keras.src.models.functional import Functional as Functional
@@ -291,6 +291,8 @@ def shell(operation: keras.Operation, cls: type[keras.Operation] | None = None) 
     # copy.copy would save and load the layer.
     handle = object.__new__(type(operation) if cls is None else cls)
     vars(handle).update(vars(operation), _inbound_nodes=[], _outbound_nodes=[])
+    if isinstance(operation, keras.Layer):  # a call clears these
+        vars(handle).update(_losses=[*operation._losses], _loss_ids={*operation._loss_ids})
     return handle
 
 

@@ -38,6 +38,7 @@ from kito.graph.keras_internals import (
     arguments_of_calls,
     calls_in_order,
     has_inputs,
+    in_stateless_scope,
     is_graph_model,
     is_users,
     keras_mask,
@@ -52,6 +53,7 @@ from kito.graph.record import UntraceableError, with_plain_sizes
 from kito.graph.resize import common, fit_sequentials
 from kito.graph.set_first import sets_first
 from kito.graph.subclasses import class_of
+from kito.graph.tensorflow_functions import in_function
 from kito.graph.trace import (
     Outputs,
     is_composite,
@@ -122,8 +124,14 @@ def check_model(model: object) -> None:
     """Refuse what can't be optimized, with the reason and the remedy.
 
     Raises:
-        InputError: the object is not a Keras 3 model, or it is not built.
+        InputError: the object is not a Keras 3 model, or it is not built; or what is assigned to
+            variables now is lost.
     """
+    if in_stateless_scope() or in_function():
+        raise InputError(
+            "a model can't be optimized inside a function that is compiled, or a StatelessScope: "
+            "the result would have no weights. Optimize it before"
+        )
     if not isinstance(model, keras.Model):
         kind = f"{type(model).__module__}.{type(model).__qualname__}"
         if any(base.__module__.startswith(KERAS_2) for base in type(model).__mro__):

@@ -309,3 +309,12 @@ def _pad(x: Any, paddings: Any, mode: str, value: float) -> Any:
     kind = mode.lower()
     constant = {"constant_values": value} if kind == "constant" else {}
     return ops.pad(x, _numbers(paddings), kind, **constant)
+
+
+def in_function() -> bool:
+    """Whether TensorFlow records what runs, as the graph of a function."""
+    if keras.backend.backend() != "tensorflow":
+        return False
+    import tensorflow as tf  # noqa: PLC0415 (Keras may run on another backend)
+
+    return not tf.executing_eagerly()

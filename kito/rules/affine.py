@@ -135,6 +135,8 @@ def affine_of(node: Node, given: Tensor) -> Affine:
     with np.errstate(invalid="ignore", divide="ignore", over="ignore"):
         scale, shift = np.broadcast_arrays(*READERS[node.layer.cls](node))
     check_normal(node.name, (scale, shift), node.output.dtype)
+    if not scale.size:
+        raise Decline(f"{node.name} has an empty constant")
     axes = [axis - scale.ndim for axis, size in enumerate(scale.shape) if size > 1]
     if not axes:
         return Affine(node.name, scale.reshape(()), shift.reshape(()), None)

@@ -116,6 +116,10 @@ def check_bias(linear: Node, channel_axis: int, filters: int | None = None) -> N
         )
 
 
+# Of scales up to this, no kernel that was trained leaves its range.
+LARGE = 1e6
+
+
 def check_range(bn: Node, linear: Node, scale: Float64) -> None:
     """Whether a kernel stays in the range of its dtype when it is scaled.
 
@@ -135,9 +139,16 @@ def _keeps_float16_precise(scale: Float64) -> bool:
 
 
 def scaled(kernel: NDArray[Any], scale: Float64) -> NDArray[Any]:
-    """The product, computed in float64 and rounded once, without a float64 copy of the kernel."""
+    """The product, computed in float64 and rounded once, without a float64 copy of the kernel.
+
+    Raises:
+        Decline: it leaves the range of the dtype.
+    """
     product = np.empty_like(kernel)
-    np.multiply(kernel, scale, dtype=np.float64, out=product, casting="unsafe")
+    with np.errstate(over="ignore"):
+        np.multiply(kernel, scale, dtype=np.float64, out=product, casting="unsafe")
+    if np.abs(scale).max(initial=0) > LARGE and not np.isfinite(product).all():
+        raise Decline(f"a kernel scaled by {np.abs(scale).max():.0e} leaves the range of its dtype")
     return product
 
 

@@ -274,3 +274,10 @@ def test_declines_a_mask_that_ends_there():
     y = Embedding(7, 3, mask_zero=True)(x) * 2.0
     y = Dense(4)(keras.layers.GlobalAveragePooling1D()(y))
     check_declines(keras.Model(x, y), RULES, reason="ends a mask")
+
+
+def test_declines_an_empty_constant():
+    inputs = keras.Input((0,))
+    x = keras.ops.multiply(inputs, np.zeros(0, "float32"))
+    [declined] = explain(keras.Model(inputs, Dense(3)(x)), RULES).declined
+    assert declined.reason.endswith("has an empty constant")

@@ -4,6 +4,7 @@ import keras
 import pytest
 from keras.layers import BatchNormalization, Conv1D, Conv2D, Conv3D
 
+from kito import explain
 from kito.rules.conv import conv_batchnorm
 from kito.testing import check_declines, check_rewrites
 
@@ -151,3 +152,17 @@ def test_declines_statistics_that_are_not_finite():
 def test_declines_a_change_of_dtype():
     model = model_of(Conv2D(4, 3, dtype="float64"), BatchNormalization(dtype="float32"))
     check_declines(model, RULES, reason="turns float64 into float32")
+
+
+@pytest.mark.parametrize("kernel", [1e25, 1e-5])
+def test_declines_a_kernel_that_leaves_its_range(kernel):
+    """Its products with small numbers would be numbers, those of infinity are not."""
+    conv = Conv2D(4, 1, use_bias=False, kernel_initializer=keras.initializers.Constant(kernel))
+    bn = BatchNormalization(gamma_initializer=keras.initializers.Constant(1e20))
+    model = model_of(conv, bn)
+    report = explain(model, RULES)
+    if kernel > 1:
+        [declined] = report.declined
+        assert declined.reason == "a kernel scaled by 1e+20 leaves the range of its dtype"
+    else:
+        assert report.applied
