@@ -273,17 +273,19 @@ class _Lifter:
     def layer(self, operation: keras.Operation, name: str, call: Any = None) -> Layer:
         if id(operation) not in self._layers:
             graph = None
+            wrapper = _is_time_distributed(operation)
+            called = bool(self._anchors) and call is not None
             if is_graph_model(operation) and operation not in self._whole:
                 graph = self.graph(operation)
-            elif _is_time_distributed(operation) and is_graph_model(operation.layer):
+            elif wrapper and is_graph_model(operation.layer):
                 graph = self.layer(operation.layer, operation.layer.name).graph
-            elif _is_time_distributed(operation) and is_composite(operation.layer, self._anchors):
+            elif wrapper and called and is_composite(operation.layer, self._anchors):
                 graph = self.step(operation)
             cls, wraps = type(operation), None
-            if self._anchors and cls not in self._named and call is not None:
+            if called and cls not in self._named:
                 here = call.arguments.args, call.arguments.kwargs
                 cls = class_of(operation, [here, *arguments_of_calls(operation)])
-            if self._anchors and _is_time_distributed(operation):
+            if called and wrapper:
                 wraps = self.wrapped_class(operation)
             layer = Layer(cls, name, source=operation, graph=graph, wraps=wraps)
             self._layers[id(operation)] = layer
