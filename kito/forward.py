@@ -7,7 +7,6 @@ the layers that kito rewrites. The result of a rewrite is a plain Keras model, w
 from __future__ import annotations
 
 import contextlib
-import inspect
 from collections.abc import Iterable, Iterator
 from typing import Any
 
@@ -16,6 +15,7 @@ import numpy as np
 
 from kito.graph.keras_internals import (
     Functional,
+    arguments_of_call,
     is_graph_model,
     states_between_batches,
     structures,
@@ -84,15 +84,8 @@ def answers(model: keras.Model, inputs: Any) -> Any:
 
 def optional_arguments(model: keras.Model) -> list[str]:
     """What the call of a model takes besides its inputs, `training` and `mask`."""
-    if is_graph_model(model):
-        return []
-    parameters = [*inspect.signature(model.call).parameters.values()]
-    return [
-        each.name
-        for each in parameters[1:]
-        if each.kind not in (each.VAR_POSITIONAL, each.VAR_KEYWORD)
-        and each.name not in ("training", "mask")
-    ]
+    given = [] if is_graph_model(model) else arguments_of_call(model)
+    return [each.name for each in given[1:]]
 
 
 def own_methods(model: keras.Model, names: Iterable[str]) -> list[str]:

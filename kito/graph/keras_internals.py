@@ -145,8 +145,8 @@ def structures(model: keras.Model) -> tuple[Any, Any]:
 
     Those of a subclassed model are what it was built with, with a batch of any size.
     """
-    functional = _functional(model)
-    if hasattr(functional, "_inputs_struct"):
+    if has_inputs(model):
+        functional = _functional(model)
         return functional._inputs_struct, functional._outputs_struct
     inputs = input_structure(model)
     return inputs, model.compute_output_spec(inputs)
@@ -154,9 +154,8 @@ def structures(model: keras.Model) -> tuple[Any, Any]:
 
 def input_structure(model: keras.Model) -> Any:
     """The model's inputs, as `structures` has them."""
-    functional = _functional(model)
-    if hasattr(functional, "_inputs_struct"):
-        return functional._inputs_struct
+    if has_inputs(model):
+        return _functional(model)._inputs_struct
     return keras.tree.map_shape_structure(
         lambda shape: keras.KerasTensor((None, *shape[1:]), model.input_dtype),
         plain(model.get_build_config()["input_shape"]),
@@ -254,6 +253,16 @@ def number_of_calls(operation: keras.Operation) -> int:
 def arguments_of_calls(operation: keras.Operation) -> list[tuple[Any, Any]]:
     """The arguments of each call on symbolic tensors that Keras has recorded of an operation."""
     return [(each.arguments.args, each.arguments.kwargs) for each in operation._inbound_nodes]
+
+
+def arguments_of_call(layer: keras.Layer) -> list[inspect.Parameter]:
+    """What the call of a layer takes, but for what Keras gives it."""
+    return [
+        parameter
+        for parameter in inspect.signature(layer.call).parameters.values()
+        if parameter.kind not in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD)
+        and parameter.name not in ("training", "mask")
+    ]
 
 
 def tensors_of_calls(

@@ -8,7 +8,6 @@ lifted once, so that sharing survives. What is written as a Python class is trac
 from __future__ import annotations
 
 import contextlib
-import inspect
 import itertools
 import os
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
@@ -20,6 +19,7 @@ from typing import Any
 import keras
 
 from kito.errors import GraphError, InputError, NoGraphError
+from kito.graph import set_first
 from kito.graph.borders import NORMALIZATION, lay_open, may_fold_behind
 from kito.graph.copying import can_copy
 from kito.graph.doubt import check_alone
@@ -35,6 +35,7 @@ from kito.graph.ir import Calls, Graph, Node, Ref, Tensor, Trace, exactly, walk
 from kito.graph.keras_internals import (
     Functional,
     arguments,
+    arguments_of_call,
     arguments_of_calls,
     calls_in_order,
     has_inputs,
@@ -51,7 +52,6 @@ from kito.graph.keras_internals import (
 from kito.graph.layer import Layer
 from kito.graph.record import UntraceableError, with_plain_sizes
 from kito.graph.resize import common, fit_sequentials
-from kito.graph.set_first import sets_first
 from kito.graph.subclasses import class_of
 from kito.graph.tensorflow_functions import in_function
 from kito.graph.trace import (
@@ -243,14 +243,12 @@ class _Lifter:
         Raises:
             UntraceableError: there is none.
         """
-        try:
+
+        def attempt() -> tuple[Graph, Reads]:
             with trace(source, args, kwargs, self._outputs) as (function, reads):
                 return self.record(function, name), tuple(reads.shapes)
-        except UntraceableError as error:
-            if not sets_first(error, source, args, kwargs):
-                raise
-        with trace(source, args, kwargs, self._outputs) as (function, reads):
-            return self.record(function, name), tuple(reads.shapes)
+
+        return set_first.traced(attempt, source, args, kwargs)
 
     def record(self, function: Functional, name: str) -> Graph:
         """The graph of a trace.
@@ -528,14 +526,9 @@ class _Lifter:
         """
         assert graph.trace is not None
         remember(graph)
-        source, args, kwargs = graph.trace.source, graph.trace.args, graph.trace.kwargs
-        try:
-            check_alone(graph)
-        except UntraceableError as error:  # what it calls may keep something, too
-            if not sets_first(error, source, args, kwargs):
-                raise
-            check_alone(graph)
-        (inputs,) = args
+        (inputs,) = args = graph.trace.args
+        # What it calls may keep something, too.
+        set_first.traced(partial(check_alone, graph), graph.trace.source, args, graph.trace.kwargs)
         graph.trace = None  # which is all that there is to know
         leaves = keras.tree.flatten(graph.inputs)
         graph.inputs = keras.tree.pack_sequence_as(inputs, leaves)
@@ -662,13 +655,7 @@ def _inputs_of(model: keras.Model) -> Iterator[Any]:
         yield keras.tree.map_structure(_tensor, structures(model)[0])
         return
     shapes = (model.get_build_config() or {}).get("input_shape")
-    required = [
-        parameter
-        for parameter in inspect.signature(model.call).parameters.values()
-        if parameter.default is parameter.empty
-        and parameter.kind not in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD)
-        and parameter.name not in ("training", "mask")  # which Keras gives it
-    ]
+    required = [each for each in arguments_of_call(model) if each.default is each.empty]
     if shapes is None and len(required) == 1:
         raise InputError(
             f"Keras has not kept the shapes of the inputs of the subclassed model '{model.name}', "

@@ -9,22 +9,37 @@ leaves there.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterable
-from typing import Any, NoReturn
+from collections.abc import Callable, Iterable
+from typing import Any, NoReturn, TypeVar
 
 import keras
 
 from kito.graph.keras_internals import SET_FIRST, Change, StatefulCallError, untouched
 from kito.graph.record import UntraceableError, are_alike, record
 
+Traced = TypeVar("Traced")
 
-def sets_first(error: UntraceableError, layer: keras.Layer, args: Any, kwargs: Any) -> bool:
-    """Whether a call that changes attributes sets them first. These may change from then on.
+
+def traced(attempt: Callable[[], Traced], layer: keras.Layer, args: Any, kwargs: Any) -> Traced:
+    """What an attempt to trace a call gives, once more if the call turns out to set first what it
+    changes.
 
     Args:
-        error: why the call could not be traced.
-        args, kwargs: its arguments, with a `Tensor` where the layer gets a tensor.
+        args, kwargs: the arguments of the call, with a `Tensor` where the layer gets a tensor.
+
+    Raises:
+        UntraceableError: what the attempt raises.
     """
+    try:
+        return attempt()
+    except UntraceableError as error:
+        if not _sets_first(error, layer, args, kwargs):
+            raise
+    return attempt()
+
+
+def _sets_first(error: UntraceableError, layer: keras.Layer, args: Any, kwargs: Any) -> bool:
+    """Whether a call that changes attributes sets them first. These may change from then on."""
     reason = error.__cause__
     changes = reason.changes if isinstance(reason, StatefulCallError) else ()
     if not changes:

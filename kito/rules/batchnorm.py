@@ -22,6 +22,8 @@ Float64 = NDArray[np.float64]
 
 # The largest entries of a filter are some 0.01 to 1; float16 is precise from 6e-5 to 65504.
 FLOAT16_RANGE = 128
+# Of scales up to this, no kernel that was trained leaves its range.
+LARGE = 1e6
 
 
 def scale_and_shift(bn: Node) -> tuple[Float64, Float64]:
@@ -114,10 +116,6 @@ def check_bias(linear: Node, channel_axis: int, filters: int | None = None) -> N
             f"{linear.name} is channels_first and its last axis may be as long as its channels "
             "are many; Keras on TensorFlow adds a bias along the wrong axis then"
         )
-
-
-# Of scales up to this, no kernel that was trained leaves its range.
-LARGE = 1e6
 
 
 def check_range(bn: Node, linear: Node, scale: Float64) -> None:
