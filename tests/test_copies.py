@@ -540,3 +540,71 @@ def test_the_losses_of_the_last_call_of_a_shared_layer_stay():
     kito.optimize(model, report=report)
     assert report.notes[0].startswith("penalized (Penalized) is shared with the source model")
     assert [id(each) for each in model.losses] == [id(before)]
+
+
+@keras.saving.register_keras_serializable("test_copies")
+class Whole(layers.Layer):
+    """Its `build` builds all that it holds, as does its `call`."""
+
+    made = called = 0
+
+    def __init__(self, **options):
+        super().__init__(**options)
+        type(self).made += 1
+        self.first, self.second = Dense(4, activation="relu"), Dense(3)
+
+    def build(self, shape):
+        self.first.build(shape)
+        self.second.build((*shape[:-1], 4))
+
+    def call(self, x):
+        type(self).called += 1
+        return self.second(self.first(x)) + x
+
+
+@keras.saving.register_keras_serializable("test_copies")
+class Half(Whole):
+    """Its `build` does not build the second layer."""
+
+    def build(self, shape):
+        self.first.build(shape)
+
+
+@pytest.mark.parametrize("block", [Whole, Half])
+def test_a_call_of_a_copy_runs_only_to_build_what_is_inside(block):
+    inputs = keras.Input((5, 3))
+    model = randomize(keras.Model(inputs, Dense(2)(block(name="block")(inputs))))
+    block.called = 0
+    report = kito.Report()
+    fast = kito.optimize(model, FOLDS, report=report)
+    assert not report.notes
+    assert (block.called == 0) == (block is Whole)
+    check_equivalent(model, fast)
+
+
+@keras.saving.register_keras_serializable("test_copies")
+class Around(layers.Layer):
+    """A normalization that folds, and a composite in which there is nothing to do."""
+
+    def __init__(self, **options):
+        super().__init__(**options)
+        self.dense, self.normalization, self.inside = Dense(3), BatchNormalization(), Whole()
+
+    def build(self, shape):
+        self.dense.build(shape)
+        self.normalization.build((*shape[:-1], 3))
+        self.inside.build((*shape[:-1], 3))
+
+    def call(self, x):
+        return self.inside(self.normalization(self.dense(x)))
+
+
+def test_the_copy_that_shows_that_keras_loads_a_layer_is_that_of_the_result():
+    inputs = keras.Input((5, 3))
+    model = randomize(keras.Model(inputs, Around()(inputs)))
+    Whole.made = 0
+    report = kito.Report()
+    fast = kito.optimize(model, FOLDS, report=report)
+    assert len(report.applied) == 1
+    assert Whole.made == 1
+    check_equivalent(model, fast)

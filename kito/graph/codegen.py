@@ -8,9 +8,11 @@ place, so that no second copy of them exists.
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 from collections import Counter
-from collections.abc import Collection
+from collections.abc import Callable, Collection
+from functools import partial
 from typing import Any
 
 import keras
@@ -23,6 +25,7 @@ from kito.graph.copying import (
     copy_and_call,
     copy_layer,
     copy_together,
+    known_output,
 )
 from kito.graph.doubt import CONTAINERS, check_copied, copied, is_run
 from kito.graph.inference import placeholder
@@ -69,7 +72,7 @@ def taken_apart(graph: Graph) -> tuple[set[Any], set[Any]]:
     with a model of the user.
     """
     builder = _Builder(graph, Report())
-    stuck = {layer.source for layer in builder.stuck if can_load(layer.source)}
+    stuck = {layer.source for layer in builder.stuck if can_load(layer.source, graph.rebuilt)}
     return {layer.source for layer in builder.flat} - stuck, stuck
 
 
@@ -118,6 +121,7 @@ class _Builder:
         self.users = Counter(id(w) for layer in layers for w in layer.new_weights.values())
         self.report = report
         self.built: dict[Layer, keras.Operation] = {}
+        self.rebuilt = graph.rebuilt
         self.models: dict[int, keras.Model] = {}
         self.rewritten = rewritten_graphs(graph)
         # The layers that could not be copied, and the traces that stand for them.
@@ -182,7 +186,7 @@ class _Builder:
         if not _with_parts_in_common(parts):
             return False
         try:
-            graph.spare = copied(layer.source, graph.trace)
+            graph.spare = copied(layer.source, graph.trace, self.rebuilt)
         except Exception:
             return self.can_unfold(layer)
         return False
@@ -332,7 +336,7 @@ class _Builder:
             if chain and node.args:
                 self.prepare(graph, node)
             else:
-                self.call(node, tensors)
+                self.call(graph, node, tensors)
         model = (self.sequential if chain else self.functional)(graph, tensors)
         if self.inside:
             self.without_weights()
@@ -355,7 +359,7 @@ class _Builder:
         known = [layer for layer in self.built if layer in self.spread]
         return {layer: self.built.pop(layer) for layer in known}
 
-    def call(self, node: Node, tensors: dict[Ref, keras.KerasTensor]) -> None:
+    def call(self, graph: Graph, node: Node, tensors: dict[Ref, keras.KerasTensor]) -> None:
         """Call the node's layer on symbolic tensors, building it if this is its first call."""
         if node.layer.cls is keras.layers.InputLayer:
             outputs = keras.layers.InputLayer.from_config(dict(node.layer.config)).output
@@ -364,19 +368,27 @@ class _Builder:
                 lambda leaf: tensors[leaf] if isinstance(leaf, Ref) else leaf,
                 (node.args, node.kwargs),
             )
-            outputs = self.operation(node.layer, args, kwargs)
+            known = _is_as_lifted(graph, node, tensors) and len(node.outputs) == 1
+            output = placeholder(node.output) if known else None
+            outputs = self.operation(node.layer, args, kwargs, output)
         flat = keras.tree.flatten(outputs)
         for index, (tensor, expected) in enumerate(zip(flat, node.outputs, strict=True)):
             tensors[Ref(node.id, index)] = tensor
             if node.layer.is_new:
                 _check_output(node.layer, tensor, expected)
 
-    def operation(self, layer: Layer, args: Any, kwargs: Any) -> Any:
-        """The result of calling the layer, which is built if this is its first call."""
+    def operation(
+        self, layer: Layer, args: Any, kwargs: Any, output: keras.KerasTensor | None
+    ) -> Any:
+        """The result of calling the layer, which is built if this is its first call.
+
+        Args:
+            output: what the source's layer gives, if it gives one tensor and gets such arguments.
+        """
         if self.is_unfolded(layer) or layer in self.flat:
             return self.unfold(layer, args, kwargs)
         if layer not in self.built and self.is_copied(layer):
-            return self.copy(layer, args, kwargs)
+            return self.copy(layer, args, kwargs, output)
         if layer not in self.built:
             leaves = keras.tree.flatten((args, kwargs))
             first = next(leaf for leaf in leaves if isinstance(leaf, keras.KerasTensor))
@@ -406,7 +418,7 @@ class _Builder:
             if Ref(node.id) in tensors:
                 continue
             known = self.made(node.layer)
-            self.call(node, tensors)
+            self.call(layer.graph, node, tensors)
             made = self.made(node.layer)
             if made is not None and made is not known:
                 alone = self.callers[node.layer] == 1 and layer in self.here
@@ -466,7 +478,7 @@ class _Builder:
         operation.name = layer.name
         return operation
 
-    def copy(self, layer: Layer, args: Any, kwargs: Any) -> Any:
+    def copy(self, layer: Layer, args: Any, kwargs: Any, output: keras.KerasTensor | None) -> Any:
         """Copy a layer of the source, call it, which builds it, and give it its weights."""
         if layer in self.tied:
             self.share(layer, TIED)
@@ -475,10 +487,12 @@ class _Builder:
         if layer.graph is not None and layer.graph.trace and layer.graph.spare is not None:
             self.built[layer] = layer.graph.spare
             self.built[layer].name = layer.name
-            return called(self.built[layer], args, kwargs)
+            with known_output(layer.source, self.built[layer], output):
+                return called(self.built[layer], args, kwargs)
+        call = partial(copy_and_call, layer.source, args, kwargs, layer.name, output)
         try:
             # A rule may have left it in another's place, which has the name.
-            copy, outputs = copy_and_call(layer.source, args, kwargs, layer.name)
+            copy, outputs = self.of_rebuilt(layer, call) or call()
         except Exception as error:
             if self.can_unfold(layer):  # what it calls may be copied where it can't be
                 self.unfolded.add(layer)
@@ -487,6 +501,15 @@ class _Builder:
             return called(self.built[layer], args, kwargs)
         self.built[layer] = copy
         return outputs
+
+    def of_rebuilt(
+        self, layer: Layer, call: Callable[..., tuple[keras.Layer, Any]]
+    ) -> tuple[keras.Layer, Any] | None:
+        """What `copy_and_call` gives with a copy that was made before, if that is the same."""
+        rebuilt = self.rebuilt.pop(layer.source, None)
+        with contextlib.suppress(Exception):
+            return None if rebuilt is None else call(copy=rebuilt)
+        return None
 
     def share(self, layer: Layer, error: Exception) -> None:
         """Use the source's own layer: it works, but is not a copy."""
@@ -553,6 +576,15 @@ class _Builder:
                 _check_output(node.layer, layer.output, node.output)
         set_trainable_alone(model, graph.trainable)
         return model
+
+
+def _is_as_lifted(graph: Graph, node: Node, tensors: dict[Ref, keras.KerasTensor]) -> bool:
+    """Whether a call gets tensors of the shapes and dtypes that it had in the source."""
+    return all(
+        (tuple(tensors[ref].shape), str(tensors[ref].dtype)) == (known.shape, known.dtype)
+        for ref in node.refs
+        for known in [graph.tensor(ref)]
+    )
 
 
 def _placeholders(graph: Graph, node: Node) -> tuple[Any, Any]:

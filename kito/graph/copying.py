@@ -62,17 +62,30 @@ class CannotCopyError(Exception):
     """Keras can't make a second layer of a configuration."""
 
 
-def can_copy(layer: keras.Layer) -> bool:
-    """Whether Keras makes a second layer of the configuration at all."""
+# Second layers that were made to find something out, built or not, by the first ones; they lack the
+# state.
+Rebuilt = dict[keras.Layer, keras.Layer]
+
+
+def can_copy(layer: keras.Layer, rebuilt: Rebuilt) -> bool:
+    """Whether Keras makes a second layer of the configuration at all.
+
+    Args:
+        rebuilt: is given what was made.
+    """
     try:
-        copy_structure(layer)
+        rebuilt[layer] = copy_structure(layer)
     except Exception:
         return False
     return True
 
 
-def can_load(operation: keras.Operation) -> bool:
-    """Whether Keras would load what it saves of a layer, in a process that knows its class."""
+def can_load(operation: keras.Operation, rebuilt: Rebuilt) -> bool:
+    """Whether Keras would load what it saves of a layer, in a process that knows its class.
+
+    Args:
+        rebuilt: is given what was made, and may have it.
+    """
     cls = type(operation)
     if not isinstance(operation, keras.Layer):
         return _can_save(operation)
@@ -82,7 +95,7 @@ def can_load(operation: keras.Operation) -> bool:
     # Of a Lambda Keras asks for its function only.
     known = cls is keras.layers.Lambda or keras.saving.get_registered_object(registered) is cls
     # From these packages Keras imports also what is not registered.
-    return (known or cls.__module__.startswith("keras_hub.")) and _can_rebuild(operation)
+    return (known or cls.__module__.startswith("keras_hub.")) and _can_rebuild(operation, rebuilt)
 
 
 def _can_save(operation: keras.Operation) -> bool:
@@ -94,12 +107,12 @@ def _can_save(operation: keras.Operation) -> bool:
     return True
 
 
-def _can_rebuild(layer: keras.Layer) -> bool:
+def _can_rebuild(layer: keras.Layer, rebuilt: Rebuilt) -> bool:
     """Whether Keras makes and builds the layer of what a file says of it: there, shapes are lists,
     which a `build` that gets tuples of the layer around it need not expect.
     """
     try:
-        copy = copy_structure(layer)
+        copy = rebuilt.pop(layer) if layer in rebuilt else copy_structure(layer)
         build(copy, json.loads(json.dumps(layer.get_build_config())))
         if len(copy.variables) < len(layer.variables) and any(map(infers, sublayers(layer))):
             # Its call would build the rest, but Keras does not run the call of such a layer.
@@ -108,6 +121,7 @@ def _can_rebuild(layer: keras.Layer) -> bool:
             return len(copy.variables) == len(layer.variables)
     except Exception:
         return False
+    rebuilt[layer] = copy
     return True
 
 
@@ -210,19 +224,52 @@ def copy_layer(layer: keras.Layer) -> keras.Layer:
 
 
 def copy_and_call(
-    layer: keras.Layer, args: Any, kwargs: Any, name: str | None = None
+    layer: keras.Layer,
+    args: Any,
+    kwargs: Any,
+    name: str | None = None,
+    output: keras.KerasTensor | None = None,
+    copy: keras.Layer | None = None,
 ) -> tuple[keras.Layer, Any]:
     """A second layer that has the state of the first and is built by its first call, and what that
     gives.
 
+    Args:
+        output: what it gives, if that is known.
+        copy: the second layer, if there is one that lacks no more than the state.
+
     Raises: what `copy_layer` raises.
     """
-    copy = copy_structure(layer)
+    copy = copy_structure(layer) if copy is None else copy
     copy.name = name or layer.name
-    with no_initializers(copy), policy_of(layer):
+    with no_initializers(copy), policy_of(layer), known_output(layer, copy, output):
         outputs = called(copy, args, kwargs)
     copy_state(layer, copy)
     return copy, outputs
+
+
+@contextlib.contextmanager
+def known_output(
+    source: keras.Layer, copy: keras.Layer, output: keras.KerasTensor | None
+) -> Iterator[None]:
+    """Spare Keras the `call` of a user's copy on symbolic tensors, to infer what is known of it,
+    unless that has something to build.
+    """
+
+    def infer(*args: Any, **kwargs: Any) -> Any:
+        built, wanted = ([part.built for part in sublayers(each)] for each in (copy, source))
+        if built != wanted or len(copy.variables) < len(source.variables):
+            return type(copy).compute_output_spec(copy, *args, **kwargs)
+        return output
+
+    if output is None or infers(copy) or not is_users(type(copy)):
+        yield
+        return
+    vars(copy)["compute_output_spec"] = infer
+    try:
+        yield
+    finally:
+        del vars(copy)["compute_output_spec"]
 
 
 def copy_together(

@@ -14,13 +14,14 @@ is it found out which of them is at fault.
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Iterator
 from dataclasses import replace
-from functools import cache
+from functools import cache, partial
 
 import keras
 
-from kito.graph.copying import can_load, copy_and_call, copy_layer
+from kito.graph.copying import Rebuilt, can_load, copy_and_call, copy_layer, copy_state
 from kito.graph.faithful import Opened, check_faithful, opened_graphs, scales
 from kito.graph.inference import placeholder
 from kito.graph.ir import Graph, Tensor, Trace, rewritten_graphs, walk
@@ -49,7 +50,8 @@ def unfaithful(graph: Graph, savable: bool = True) -> dict[keras.Layer, Untracea
     """
     rewritten = rewritten_graphs(graph)
     # Of composites in composites all is asked again.
-    is_copied, loads = cache(_is_copied), cache(can_load)
+    is_copied = cache(partial(_is_copied, rebuilt=graph.rebuilt))
+    loads = cache(partial(can_load, rebuilt=graph.rebuilt))
     outputs: Outputs = {}
 
     def opened(layer: Layer) -> bool:
@@ -104,7 +106,9 @@ def check_copied(graph: Graph) -> Iterator[Graph]:
     """
     assert graph.trace is not None
     _check_sizes(graph, {})
-    _check_loadable(graph.trace.source, graph, is_run, _is_copied, can_load)
+    is_copied = partial(_is_copied, rebuilt=graph.rebuilt)
+    loads = partial(can_load, rebuilt=graph.rebuilt)
+    _check_loadable(graph.trace.source, graph, is_run, is_copied, loads)
     return _check(graph, is_run)
 
 
@@ -184,34 +188,39 @@ def _unloadable(
     copy it.
     """
     for layer in dict.fromkeys(node.layer for node in graph if not node.layer.is_new):
-        found = None
-        if layer.graph is not None:
-            found = _unloadable(layer.graph, opened, is_copied, loads)
-        if layer.graph is None or not (layer.cls in CONTAINERS or opened(layer)):
-            whole = None if loads(layer.source) else layer
-            # Whether it is copied takes longest to find out.
-            if layer.graph is None or (whole is not found and is_copied(layer)):
-                found = whole
+        inside = layer.graph
+        is_whole = inside is None or not (layer.cls in CONTAINERS or opened(layer))
+        found = layer if is_whole and not loads(layer.source) else None
+        if inside is not None and not (is_whole and is_copied(layer)):
+            found = _unloadable(inside, opened, is_copied, loads)
         if found is not None:
             return found
     return None
 
 
-def _is_copied(layer: Layer) -> bool:
+def _is_copied(layer: Layer, rebuilt: Rebuilt) -> bool:
     """Whether Keras makes a second layer with the state of a composite, or of a model in it."""
     assert layer.graph is not None
-    try:
-        copied(layer.source, layer.graph.trace)
-    except Exception:
-        return False
+    if layer.graph.spare is None:
+        try:
+            layer.graph.spare = copied(layer.source, layer.graph.trace, rebuilt)
+        except Exception:
+            return False
     return True
 
 
-def copied(source: keras.Layer, trace: Trace | None) -> keras.Layer:
+def copied(source: keras.Layer, trace: Trace | None, rebuilt: Rebuilt | None = None) -> keras.Layer:
     """A second layer with the state of the first, which Keras builds, or the call of its trace.
+
+    Args:
+        rebuilt: see `can_load`; what is taken is taken out.
 
     Raises: what `copy_layer` raises.
     """
+    if rebuilt is not None and source in rebuilt:
+        with contextlib.suppress(Exception):
+            copy_state(source, rebuilt[source])
+            return rebuilt.pop(source)
     if trace is None:
         return copy_layer(source)
     args, kwargs = keras.tree.map_structure(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import inspect
+import operator
 import sys
 import threading
 from collections import Counter
@@ -652,7 +653,7 @@ def _objects(contents: Any) -> list[Any]:
 
 def _are_same_objects(one: Any, other: Any) -> bool:
     pair = _objects(one), _objects(other)
-    return len(pair[0]) == len(pair[1]) and all(a is b for a, b in zip(*pair, strict=True))
+    return len(pair[0]) == len(pair[1]) and all(map(operator.is_, *pair))
 
 
 def _put_back(holder: Any, contents: Any) -> None:

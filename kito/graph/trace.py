@@ -20,10 +20,12 @@ import numpy as np
 
 from kito.graph.keras_internals import (
     Functional,
+    StatefulCallError,
     calls_in_order,
     infers,
     is_graph_class,
     is_strict,
+    is_users,
     settings,
     sublayers,
     untouched,
@@ -80,16 +82,16 @@ def trace(
 
 @contextlib.contextmanager
 def inferred_once(layer: keras.Layer, known: Outputs) -> Iterator[None]:
-    """Find out once what the composites inside a layer return, whatever is traced later.
+    """Find out once what the layers inside a layer return, whatever is traced later.
 
-    To find it out, Keras runs all that is inside. In a trace of each of n composites, one inside
-    the other, that would be n ** 2 calls.
+    To find it out, Keras runs the `call` of what does not say it itself, with all that is inside.
+    In a trace of each of n composites, one inside the other, that would be n ** 2 calls.
     """
     parts = [
         part
         for part in sublayers(layer)[1:]
         if "compute_output_spec" not in vars(part)
-        and (_runs_on_any_size(part) or (is_written_in_python(part) and not infers(part)))
+        and (_runs_on_any_size(part) or (is_users(type(part)) and not infers(part)))
     ]
     for part in parts:
         vars(part)["compute_output_spec"] = partial(_outputs, known, part)
@@ -128,7 +130,10 @@ def _outputs(known: Outputs, layer: keras.Layer, *args: Any, **kwargs: Any) -> A
     except Exception:  # Keras runs it to infer what another layer returns, on what has no values
         return type(layer).compute_output_spec(layer, *args, **kwargs)
     if key not in known:
-        known[key] = keras.tree.map_structure(_alone, _infer(layer, args, kwargs))
+        try:
+            known[key] = keras.tree.map_structure(_alone, _infer(layer, args, kwargs))
+        except StatefulCallError:  # what it leaves, others may read
+            return type(layer).compute_output_spec(layer, *args, **kwargs)
     return keras.tree.map_structure(_alone, known[key])
 
 
@@ -153,9 +158,15 @@ def _alone(tensor: keras.KerasTensor) -> keras.KerasTensor:
 
 
 def _infer(layer: keras.Layer, args: Any, kwargs: Any) -> Any:
-    """The outputs of a call on symbolic tensors, in which each composite inside is asked for its
-    own; where that does not go, as Keras infers them.
+    """The outputs of a call on symbolic tensors, in which each layer inside is asked for its own;
+    where that does not go, as Keras infers them.
+
+    Raises:
+        StatefulCallError: the call of a layer that holds none changes something.
     """
+    if len(sublayers(layer)) == 1:
+        with untouched(layer):
+            return type(layer).compute_output_spec(layer, *args, **kwargs)
     with contextlib.suppress(Exception):
         outputs = layer.call(*args, **kwargs)
         if all(isinstance(leaf, keras.KerasTensor) for leaf in keras.tree.flatten(outputs)):
