@@ -8,6 +8,7 @@ composites that call a layer which others call too: in the result they could be 
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import replace
 from typing import Any
@@ -18,7 +19,7 @@ from keras import layers
 from kito.definition import Rule
 from kito.graph.cost import CONVOLUTIONS, TRANSPOSED
 from kito.graph.hazards import ADDITIONS
-from kito.graph.inline import inline, is_seamless, shared_inside
+from kito.graph.inline import free_name, inline, is_seamless, shared_inside
 from kito.graph.ir import Graph, LaidOpen, Node, Ref, walk
 from kito.graph.keras_internals import sublayers
 from kito.graph.layer import Layer
@@ -62,7 +63,50 @@ def _lay_open_some(root: Graph, closed: Collection[Any], opened: Collection[Any]
             ):
                 _lay_open(graph, node, layers)
                 found = True
-    return found
+    return _lay_open_together(graphs, opened) or found
+
+
+def _lay_open_together(graphs: list[Graph], opened: Collection[Any]) -> bool:
+    """Put the calls inside a composite, or a model in one, that is called several times and that
+    the result can't have, in the place of each of its calls; whether there is one.
+    """
+    calls = Counter(node.layer for graph in graphs for node in graph)
+    for inside in dict.fromkeys(layer.graph for layer in calls if layer.source in opened):
+        sites = [(graph, node) for graph in graphs for node in graph if node.layer.graph is inside]
+        if inside is None or not all(is_seamless(graph, node) for graph, node in sites):
+            continue
+        own = Counter(node.layer for node in inside)
+        others = {layer for layer, count in own.items() if calls[layer] != count}
+        around = list(dict.fromkeys(graph for graph, _ in sites))
+        if all(_have_free_names(graph, others) for graph in around):
+            _have_names_in_common(inside, others, sites)
+            layers = {node.layer for node in inside}
+            for graph, node in sites:
+                _lay_open(graph, graph[node.id], layers)
+            return True
+    return False
+
+
+def _have_names_in_common(
+    inside: Graph, others: set[Layer], sites: list[tuple[Graph, Node]]
+) -> None:
+    """Let the layers inside a composite have names that are free wherever it is called.
+
+    Args:
+        others: those that are called elsewhere too, and keep their names.
+    """
+    composite = sites[0][1].layer
+    taken = {layer.name for layer in others}
+    taken |= {node.layer.name for graph, _ in sites for node in graph if node.layer.graph != inside}
+    last = {inside.producer(ref).layer for ref in inside.output_refs}
+    named: dict[Layer, Layer] = {layer: layer for layer in others}
+    for call in list(inside):
+        if call.layer not in named and call.layer.cls is not layers.InputLayer:
+            named[call.layer] = replace(
+                call.layer, name=free_name(composite, call.layer, last, taken)
+            )
+            taken.add(named[call.layer].name)
+        inside.put(replace(call, layer=named.get(call.layer, call.layer)))
 
 
 def _lay_open(graph: Graph, node: Node, shared: Collection[Layer]) -> None:

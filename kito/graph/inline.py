@@ -122,10 +122,7 @@ def inline(graph: Graph, node: Node, shared: Collection[Layer] = ()) -> dict[str
         if call.layer in shared:
             layers[call.layer] = call.layer
         elif call.layer not in layers:
-            wanted = names_inside(node.layer, call.layer)
-            if {call.layer} == last:
-                wanted = itertools.chain([node.layer.name], wanted)
-            name = next(each for each in wanted if each not in names)
+            name = free_name(node.layer, call.layer, last, names)
             names.add(name)
             layers[call.layer] = replace(call.layer, name=name)
         args, kwargs = keras.tree.map_structure(placed, (call.args, call.kwargs))
@@ -145,6 +142,18 @@ def inline(graph: Graph, node: Node, shared: Collection[Layer] = ()) -> dict[str
     )
     graph.remove(node.id)
     return {old.name: new.name for old, new in layers.items()}
+
+
+def free_name(outer: Layer, inner: Layer, last: set[Layer], taken: Collection[str]) -> str:
+    """A name for a layer inside a model or composite that is laid open.
+
+    Args:
+        last: the layers that compute what it returns; one alone may have the name of the whole.
+    """
+    wanted = names_inside(outer, inner)
+    if {inner} == last:
+        wanted = itertools.chain([outer.name], wanted)
+    return next(each for each in wanted if each not in taken)
 
 
 def names_inside(outer: Layer, inner: Layer) -> Iterator[str]:

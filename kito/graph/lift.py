@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import itertools
 import os
+import re
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
@@ -210,7 +211,7 @@ class _Lifter:
         known = {
             id(each): self._layers[id(each)].name for each in operations if id(each) in self._layers
         }
-        names = _names(operations, known)
+        names = _names(operations, known, recorded=name is not None)
 
         def to_ref(leaf: Any) -> Any:
             return refs[id(leaf)] if isinstance(leaf, keras.KerasTensor) else leaf
@@ -539,13 +540,23 @@ class _Lifter:
         return graph
 
 
-def _names(operations: Iterable[keras.Operation], known: Mapping[int, str]) -> dict[int, str]:
+def _names(
+    operations: Iterable[keras.Operation], known: Mapping[int, str], recorded: bool
+) -> dict[int, str]:
     """A name for each operation, by its id: a layer written in Python may hold two of one name.
 
     Args:
         known: those that have one, in another graph too.
+        recorded: whether the operations that are no layers were made just now; their names count
+            all that Keras ever made.
     """
-    names = {id(operation): operation.name for operation in operations} | {**known}
+    by_kind = sorted(operations, key=lambda each: not isinstance(each, keras.Layer))
+    names = {
+        id(each): re.sub(r"_\d+$", "", each.name)
+        if recorded and not isinstance(each, keras.Layer)
+        else each.name
+        for each in by_kind
+    } | {**known}
     taken, used = set(names.values()), set(known.values())
     for key, name in names.items():
         if key in known:
