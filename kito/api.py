@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -120,10 +119,11 @@ def optimize(
             try:
                 graph = rewritten(model, rules, report, course, known, savable)
             except NoGraphError as error:
-                if precision is None and (copy := _as_it_is(model)) is not None:
-                    report.notes.append(f"nothing is rewritten: {error}")
-                    return copy
-                raise
+                if precision is not None:
+                    raise
+                copy = _as_it_is(model, error)
+                report.notes.append(f"nothing is rewritten: {error}")
+                return copy
             if precision is not None:
                 lower(graph, precision)
             graph.verify()
@@ -188,21 +188,23 @@ def _built(graph: Graph, model: keras.Model, report: Report) -> keras.Model:
         raise
     except Exception as error:
         reason = f"{type(error).__name__}: {first_line(error)}"
-        copy = None if report.applied else _as_it_is(model)
-        if copy is None:
+        if report.applied or is_graph_class(type(model)):
             raise GraphError(reason) from error
+        copy = _as_it_is(model, GraphError(reason))
         report.notes.append(f"nothing is rewritten: Keras can't build its calls ({reason})")
         return copy
 
 
-def _as_it_is(model: keras.Model) -> keras.Model | None:
-    """A copy of a model that is written as a class; None if it is no such model, or Keras makes
-    none.
+def _as_it_is(model: keras.Model, reason: GraphError | NoGraphError) -> keras.Model:
+    """A copy of a model that is written as a class.
+
+    Raises:
+        GraphError, NoGraphError: the reason for which it is wanted, for Keras makes none.
     """
-    if not is_graph_class(type(model)):
-        with contextlib.suppress(Exception):
-            return copy_layer(model)
-    return None
+    try:
+        return copy_layer(model)
+    except Exception as error:
+        raise type(reason)(f"{reason} (Keras can't copy it either: {first_line(error)})") from error
 
 
 def _parameters(model: keras.Model) -> int:
@@ -224,8 +226,7 @@ def explain(
         try:
             rewritten(model, plugins.select(rules, target), report)
         except NoGraphError as error:
-            if _as_it_is(model) is None:
-                raise
+            _as_it_is(model, error)
             report.notes.append(f"nothing is rewritten: {error}")
     return report
 

@@ -25,6 +25,7 @@ from typing import Any
 import keras
 import numpy as np
 
+from kito.graph.activation_names import activation_name
 from kito.graph.keras_internals import (
     ACTIVATIONS,
     OTHER_WEIGHTS,
@@ -42,7 +43,6 @@ from kito.graph.keras_internals import (
     sublayers,
 )
 from kito.graph.layer import to_numpy
-from kito.graph.tensorflow_functions import activation_name
 
 # What is compared by its value.
 PLAIN = (

@@ -24,6 +24,7 @@ from kito.samples import draw
 # table of positions. In a model five poolings by two must fit.
 SIZES_OF_A_LAYER = ((16, 32, 8, 64), (20, 40, 12, 96))
 SIZES_OF_A_MODEL = ((64, 16, 8), (96, 24, 12))
+SIZES_OF_VOLUMES = ((16, 32, 64, 8), (24, 48, 96, 12))  # and of films; others take a minute
 # By how much one input of a call may be larger than another, of which size that is tried, and with
 # how many inputs all ways are.
 SCALES = (1, 2, 4)
@@ -47,9 +48,9 @@ def check_faithful(graph: Graph, *, opened: Opened) -> None:
     source = trace.source
     leaves = keras.tree.flatten((trace.args, trace.kwargs))
     dynamic = any(None in leaf.shape for leaf in leaves if isinstance(leaf, Tensor))
-    sizes = SIZES_OF_A_MODEL if isinstance(source, keras.Model) else SIZES_OF_A_LAYER
+    sizes = sizes_to_try(source, leaves)
     rng = np.random.default_rng(0)
-    with only_untraceable(), untouched(source), uncompiled():
+    with only_untraceable(), untouched(source), uncompiled(source):
         for batch, tried in zip((2, 1), sizes, strict=True) if dynamic else ((2, (1,)),):
             for size in tried:
                 sized = with_sizes(leaves, batch=batch, others=size, scales=trace.scales)
@@ -60,6 +61,18 @@ def check_faithful(graph: Graph, *, opened: Opened) -> None:
                     if size == tried[-1]:
                         raise error.reason from error
     _check_known_sizes(graph, trace)
+
+
+def sizes_to_try(source: keras.Layer, leaves: Any) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """What the sizes that are not known may be, in two runs, each with those to try in its place.
+
+    Args:
+        leaves: of the arguments of a call, with a `Tensor` for each tensor.
+    """
+    if not isinstance(source, keras.Model):
+        return SIZES_OF_A_LAYER
+    unknown = [leaf.shape[1:].count(None) for leaf in leaves if isinstance(leaf, Tensor)]
+    return SIZES_OF_VOLUMES if max(unknown, default=0) > 2 else SIZES_OF_A_MODEL
 
 
 def _check_known_sizes(graph: Graph, trace: Trace) -> None:
@@ -155,8 +168,9 @@ def answer(trace: Trace, data: list[Any]) -> Any:
         UntraceableError: it does not run on them.
     """
     args, kwargs = keras.tree.pack_sequence_as((trace.args, trace.kwargs), data)
-    with only_untraceable(), untouched(trace.source), uncompiled(), keras.StatelessScope():
-        return trace.source(*args, **{**kwargs, "training": False})
+    layer = trace.source
+    with only_untraceable(), untouched(layer), uncompiled(layer), keras.StatelessScope():
+        return layer(*args, **{**kwargs, "training": False})
 
 
 def evaluate(graph: Graph, inputs: list[Any], opened: Opened) -> Any:

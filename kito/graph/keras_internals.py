@@ -26,8 +26,9 @@ from keras.src.ops import core as core_operations
 from keras.src.ops import math as math_operations
 from keras.src.ops import nn as nn_operations
 from keras.src.ops import numpy as numpy_operations
+from keras.src.tree import register_tree_node_class as register_tree_node_class
 
-from kito.graph.tensorflow_functions import activation_name
+from kito.graph.activation_names import activation_name
 
 # keras.ops.add and so on, and +, -, *, / of symbolic tensors.
 AddOperation = numpy_operations.Add

@@ -51,7 +51,7 @@ from kito.graph.keras_internals import (
     tensors_of_calls,
 )
 from kito.graph.layer import Layer
-from kito.graph.record import UntraceableError, with_plain_sizes
+from kito.graph.record import FAILS, UntraceableError, with_plain_sizes
 from kito.graph.resize import common, fit_sequentials
 from kito.graph.subclasses import class_of
 from kito.graph.tensorflow_functions import in_function
@@ -481,7 +481,7 @@ class _Lifter:
             return graph
         raise NoGraphError(
             f"the subclassed model '{model.name}' ({type(model).__qualname__}) has no graph of "
-            f"layers, and its `call` can't be traced: {reasons[-1]}. Rebuild it with the "
+            f"layers, and its `call` can't be traced: {_best(reasons)}. Rebuild it with the "
             "functional API, or optimize the models inside it."
         )
 
@@ -538,6 +538,13 @@ class _Lifter:
         graph.inputs = keras.tree.pack_sequence_as(inputs, leaves)
         _name_inputs(graph, graph.source)
         return graph
+
+
+def _best(reasons: list[str]) -> str:
+    """Why a call can't be traced, of the reasons for several inputs: not that it does not take
+    some, if there is another.
+    """
+    return next((each for each in reasons if FAILS not in each), reasons[-1])
 
 
 def _names(

@@ -42,6 +42,7 @@ BATCH_SIZE = 7919
 LONGER = 8
 # Of so many numbers in a tensor, each may be made of it.
 FEW = 16
+FAILS = "its call fails on"
 IN_A_RESHAPE = "computes with the batch size, which kito can replace in a reshape only"
 
 
@@ -60,7 +61,7 @@ def only_untraceable(data: str = "random data", remedy: str = "") -> Iterator[No
         raise UntraceableError(str(error)) from error
     except Exception as error:
         said = f"{type(error).__name__}: {first_line(error)}"
-        raise UntraceableError(f"its call fails on {data} ({said}){remedy}") from error
+        raise UntraceableError(f"{FAILS} {data} ({said}){remedy}") from error
 
 
 def record(layer: keras.Layer, args: Any, kwargs: Any, reads: Reads | None = None) -> Functional:
@@ -140,7 +141,7 @@ def _recorded(layer: keras.Layer, args: Any, kwargs: Any, reads: Reads) -> Funct
         watched(reads),
         at_inference(layer),
         tensorflow_as_keras(),
-        uncompiled(),
+        uncompiled(layer),
         numpy_defers(),
     ):
         outputs = layer.call(*args, **kwargs)

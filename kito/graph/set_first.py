@@ -9,12 +9,21 @@ leaves there.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from functools import partial
 from typing import Any, NoReturn, TypeVar
 
 import keras
 
-from kito.graph.keras_internals import SET_FIRST, Change, StatefulCallError, untouched
+from kito.graph.keras_internals import (
+    SET_FIRST,
+    Change,
+    StatefulCallError,
+    infers,
+    is_users,
+    sublayers,
+    untouched,
+)
 from kito.graph.record import UntraceableError, are_alike, record
 
 Traced = TypeVar("Traced")
@@ -41,22 +50,48 @@ def traced(attempt: Callable[[], Traced], layer: keras.Layer, args: Any, kwargs:
 def _sets_first(error: UntraceableError, layer: keras.Layer, args: Any, kwargs: Any) -> bool:
     """Whether a call that changes attributes sets them first. These may change from then on."""
     reason = error.__cause__
-    changes = reason.changes if isinstance(reason, StatefulCallError) else ()
-    if not changes:
+    if not isinstance(reason, StatefulCallError) or not reason.changes:
+        return False
+    changes = tuple(reason.changes)
+    try:  # layers that did not run may change, too
+        with untouched(layer), _all_run(layer):
+            record(layer, args, kwargs)
+    except StatefulCallError as more:
+        if not more.changes:
+            return False
+        known = {(each.layer, each.name) for each in changes}
+        changes += tuple(each for each in more.changes if (each.layer, each.name) not in known)
+    except Exception:
         return False
     for each in changes:
         SET_FIRST.setdefault(each.layer, set()).add(each.name)
-    with contextlib.suppress(Exception), untouched(layer):
+    with contextlib.suppress(Exception), untouched(layer), _all_run(layer):
         before = record(layer, args, kwargs)
-        others = []
+        others, are_set = [], True
         for left in ([Unreadable() for _ in changes], [each.after for each in changes]):
             _give(changes, left)
             others.append(record(layer, args, kwargs))
-        if all(are_alike(before, other) for other in others):
+            are_set &= not any(type(vars(each.layer)[each.name]) is Unreadable for each in changes)
+        if are_set and all(are_alike(before, other) for other in others):
             return True
     for each in changes:
         SET_FIRST[each.layer].discard(each.name)
     return False
+
+
+@contextlib.contextmanager
+def _all_run(layer: keras.Layer) -> Iterator[None]:
+    """Let Keras run the calls of the layers inside a layer, also of those that say themselves what
+    they return.
+    """
+    silent = [part for part in sublayers(layer)[1:] if is_users(type(part)) and infers(part)]
+    for part in silent:
+        vars(part)["compute_output_spec"] = partial(keras.Operation.compute_output_spec, part)
+    try:
+        yield
+    finally:
+        for part in silent:
+            del vars(part)["compute_output_spec"]
 
 
 def _give(changes: Iterable[Change], values: Iterable[Any]) -> None:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import inspect
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextvars import ContextVar
 from typing import Any
 
@@ -18,6 +18,7 @@ import keras
 import numpy as np
 from keras import ops
 
+from kito.graph.keras_internals import register_tree_node_class, sublayers
 from kito.graph.size_reads import Size
 
 Function = Callable[..., Any]
@@ -68,8 +69,18 @@ def _with_numbers(operator: Function) -> Function:
     return operate
 
 
+@register_tree_node_class
 class _Shape(tuple[int | None, ...]):
-    """A shape that has what those of TensorFlow have."""
+    """A shape that has what those of TensorFlow have. As an argument, Keras takes it for a tuple,
+    of which it can save what is in it.
+    """
+
+    def tree_flatten(self) -> tuple[tuple[int | None, ...], None]:
+        return tuple(self), None
+
+    @classmethod
+    def tree_unflatten(cls, _: None, sizes: Iterable[Any]) -> tuple[Any, ...]:
+        return tuple(sizes)
 
     def __getitem__(self, index: Any) -> Any:
         part = super().__getitem__(index)
@@ -86,13 +97,16 @@ class _Shape(tuple[int | None, ...]):
 
 
 @contextlib.contextmanager
-def uncompiled() -> Iterator[None]:
-    """Let TensorFlow run functions as they are written.
+def uncompiled(layer: keras.Layer) -> Iterator[None]:
+    """Let TensorFlow run the functions in a call as they are written.
 
     Keras has it compile each grouped convolution, which for one call takes much longer than the
-    convolution.
+    convolution. But those in three dimensions it has no other way to compute.
     """
-    if keras.backend.backend() != "tensorflow":
+    grouped = any(
+        isinstance(part, keras.layers.Conv3D) and part.groups > 1 for part in sublayers(layer)
+    )
+    if keras.backend.backend() != "tensorflow" or grouped:
         yield
         return
     import tensorflow as tf  # noqa: PLC0415 (Keras may run on another backend)
@@ -103,18 +117,6 @@ def uncompiled() -> Iterator[None]:
         yield
     finally:
         tf.config.run_functions_eagerly(before)
-
-
-def activation_name(function: Any) -> str | None:
-    """What Keras calls an activation of TensorFlow that it would save under a name that it does not
-    know; None for others.
-    """
-    if not str(getattr(function, "__module__", "")).startswith("tensorflow."):
-        return None
-    import tensorflow as tf  # noqa: PLC0415 (Keras may run on another backend)
-
-    names = {tf.nn.silu: "silu", tf.nn.softmax: "softmax", tf.nn.log_softmax: "log_softmax"}
-    return names.get(function)
 
 
 @functools.cache

@@ -264,3 +264,47 @@ def test_a_second_run_finds_nothing():
     model = randomize(around(Conv(4), NormAct(), Block(Conv2D(4, 3), NormAct())))
     fast = kito.optimize(model, FOLDS)
     assert not kito.explain(fast, FOLDS).applied
+
+
+@keras.saving.register_keras_serializable("test_borders")
+class Holder(layers.Layer):
+    """It calls what it is given, and a model inside that."""
+
+    def __init__(self, held, **options):
+        super().__init__(**options)
+        self.held = held
+
+    def get_config(self):
+        return super().get_config() | {"held": keras.saving.serialize_keras_object(self.held)}
+
+    @classmethod
+    def from_config(cls, config):
+        held = keras.saving.deserialize_keras_object(config.pop("held"))
+        return cls(held, **config)
+
+
+@keras.saving.register_keras_serializable("test_borders")
+class Inner(Holder):
+    def call(self, x):
+        return self.held(x) + 1.0
+
+
+@keras.saving.register_keras_serializable("test_borders")
+class Outer(Holder):
+    def call(self, x):
+        return self.held(x) * 2.0 + self.held.held(x)
+
+
+def test_what_is_laid_flat_wherever_it_is_called_is_laid_open_before(tmp_path):
+    """The sum in `Inner` and the factor in `Outer` meet; in the second run they would, too."""
+    unit = keras.Sequential([Conv2D(4, 3, padding="same"), BatchNormalization(), layers.ReLU()])
+    inner = Inner(unit, name="inner")
+    model = randomize(around(Outer(inner, name="outer"), inner))
+    report = kito.Report()
+    fast = kito.optimize(model, report=report)
+    assert report.folded["affine_affine"] == 1
+    check_equivalent(model, fast)
+    fast.save(tmp_path / "fast.keras")
+    check_equivalent(model, keras.saving.load_model(tmp_path / "fast.keras"))
+    again = kito.explain(fast)
+    assert not again.applied

@@ -142,6 +142,39 @@ def test_a_call_that_uses_it_is_looked_into(function):
 @pytest.mark.parametrize(
     "function",
     [
+        lambda x: keras.ops.image.resize(x, x.shape[1:3]),
+        lambda x: keras.ops.image.resize(x, keras.ops.shape(x)[1:-1]),
+    ],
+)
+def test_parts_of_a_shape_are_plain_sizes_to_keras(function, tmp_path):
+    """It saves no others."""
+    model = around(function)
+    report = kito.Report()
+    fast = kito.optimize(randomize(model), FOLDS, report=report)
+    assert report.folded == {"conv_batchnorm": 1}
+    fast.save(tmp_path / "fast.keras")
+    check_equivalent(model, keras.saving.load_model(tmp_path / "fast.keras"))
+
+
+def test_a_grouped_convolution_in_three_dimensions():
+    """TensorFlow computes one only where it is compiled."""
+
+    class Grouped(layers.Layer):
+        def __init__(self):
+            super().__init__()
+            self.conv = layers.Conv3D(4, 3, padding="same", groups=4)
+            self.bn = BatchNormalization()
+
+        def call(self, x):
+            return self.bn(self.conv(x))
+
+    inputs = keras.Input((4, 6, 5, 4))
+    check_rewrites(keras.Model(inputs, Grouped()(inputs)), FOLDS, times=1)
+
+
+@pytest.mark.parametrize(
+    "function",
+    [
         lambda x: tf.nn.silu(x, beta=2.0),
         lambda x: tf.transpose(x, conjugate=True),
         lambda x: tf.image.adjust_contrast(x, 2.0),

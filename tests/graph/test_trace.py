@@ -1514,6 +1514,81 @@ def test_a_subclassed_model_that_assigns_to_a_variable():
     assert float(model.count) == before
 
 
+def test_a_subclassed_model_of_which_a_layer_counts_its_calls():
+    """It can't be copied either; the error says why, and not what it does with integers."""
+
+    @keras.saving.register_keras_serializable("test_trace")
+    class Counting(Block):
+        calls = 0
+
+        def call(self, x, training=None):
+            self.calls += 1
+            return super().call(x)
+
+    @keras.saving.register_keras_serializable("test_trace")
+    class CountingNetwork(keras.Model):
+        def __init__(self, **options):
+            super().__init__(**options)
+            self.block = Counting(name="block")
+
+        def call(self, x):
+            return self.block(x)
+
+    model = CountingNetwork()
+    model(np.ones((2, *SHAPE), "float32"))
+    with pytest.raises(kito.InputError, match=r"changes block\.calls.*does not carry calls"):
+        kito.optimize(model, FOLDS)
+
+
+def test_a_subclassed_model_of_volumes_runs_on_small_ones():
+    ran = []
+
+    class Volumes(keras.Model):
+        def __init__(self):
+            super().__init__()
+            self.conv, self.bn = layers.Conv3D(2, 3, padding="same"), BatchNormalization()
+
+        def call(self, x):
+            if not isinstance(x, keras.KerasTensor):
+                ran.append(x.shape[1])
+            return self.bn(self.conv(x))
+
+    model = Volumes()
+    data = np.random.default_rng(0).normal(size=(2, 8, 6, 4, 3)).astype("float32")
+    model(data)
+    ran.clear()
+    fast = kito.optimize(randomize(model), FOLDS)
+    assert fast.input_shape == (None, None, None, None, 3)
+    assert max(ran) < 32
+    assert np.allclose(to_numpy(fast(data)), to_numpy(model(data)), atol=1e-4)
+
+
+def test_places_in_a_table_that_are_a_weight():
+    """The reason is that these are weights, and not that other places are none in the table."""
+
+    class Table(Block):
+        def build(self, shape):
+            super().build(shape)
+            self.table = self.add_weight(shape=(1, 4), name="table")
+            self.places = self.add_weight(shape=(1,), dtype="int32", initializer="zeros")
+
+        def call(self, x, training=None):
+            return super().call(x) + ops.take(self.table, self.places, axis=0)
+
+    kept_whole(around(Table()), "a tensor made of weights")
+
+
+def test_names_in_a_report_are_the_same_each_time():
+    class Residual(Block):
+        def call(self, x, training=None):
+            return ops.relu(super().call(x)) + ops.mean(x, -1, keepdims=True)
+
+    model = randomize(around(Residual(), Residual()))
+    first, second = (kito.explain(model, None) for _ in range(2))
+    assert first.applied
+    assert str(first) == str(second)
+
+
 def test_a_model_without_a_call():
     class Gan(keras.Model):
         def __init__(self):
