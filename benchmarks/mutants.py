@@ -1209,6 +1209,26 @@ BUGS: dict[str, list[Bug]] = {
         NO_ACTIVATION_CHECK,
         UNSCALED_BIAS,
     ],
+    "time_distributed_dense": [
+        (
+            "loses the activation",
+            "time_distributed_dense",
+            "return dense.evolve()",
+            'return dense.evolve(activation="linear")',
+        ),
+        (
+            "loses the sign of the kernel",
+            "time_distributed_dense",
+            "return dense.evolve()",
+            "return dense.evolve(kernel=abs(dense.kernel))",
+        ),
+        (
+            "takes any layer for a Dense layer",
+            "time_distributed_dense",
+            "steps.wrapped.cls is Dense",
+            "steps.wrapped.variables",
+        ),
+    ],
 }
 MUTANTS = [Mutant(rule, *bug) for rule, bugs in BUGS.items() for bug in bugs]
 

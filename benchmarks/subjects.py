@@ -380,6 +380,14 @@ def sngan(size: int = 32) -> keras.Model:
     return keras.Model(inputs, x)
 
 
+def deep_speech(size: int = 64) -> keras.Model:
+    """The layers of Deep Speech that read one frame of a spectrogram each, arXiv:1412.5567."""
+    inputs = x = keras.Input((size, 161))
+    for _ in range(3):
+        x = layers.TimeDistributed(layers.Dense(256, activation="relu"))(x)
+    return keras.Model(inputs, x)
+
+
 SUBJECTS: dict[str, Subject] = {
     rule: Subject(network, build)
     for network, build, *rules in (
@@ -431,6 +439,7 @@ SUBJECTS: dict[str, Subject] = {
         ("Xception", xception, "separable_conv_batchnorm", "separable_split"),
         ("SNGAN", sngan, "spectral_normalization"),
         ("LRCN", frames, "time_distributed_batchnorm"),
+        ("Deep Speech", deep_speech, "time_distributed_dense"),
     )
     for rule in rules
 }

@@ -69,7 +69,6 @@ def _with_numbers(operator: Function) -> Function:
     return operate
 
 
-@register_tree_node_class
 class _Shape(tuple[int | None, ...]):
     """A shape that has what those of TensorFlow have. As an argument, Keras takes it for a tuple,
     of which it can save what is in it.
@@ -121,7 +120,9 @@ def uncompiled(layer: keras.Layer) -> Iterator[None]:
 
 @functools.cache
 def _register() -> None:
-    """Be asked by TensorFlow, once for all: nobody can be taken from its list."""
+    """Be asked by TensorFlow, and let Keras know shapes, once for all: nobody can be taken from
+    their lists.
+    """
     import tensorflow as tf  # noqa: PLC0415 (Keras may run on another backend)
 
     class Dispatcher(tf.__internal__.dispatch.GlobalOpDispatcher):  # type: ignore[misc]
@@ -142,6 +143,7 @@ def _register() -> None:
             return self.NOT_SUPPORTED if made is NotImplemented else made
 
     Dispatcher().register()
+    register_tree_node_class(_Shape)
 
 
 @functools.cache

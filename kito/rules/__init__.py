@@ -38,6 +38,7 @@ from kito.rules import (
     spectral_normalization,
     squeeze,
     time_distributed,
+    time_distributed_dense,
 )
 
 
@@ -82,4 +83,5 @@ def register_rules() -> Sequence[Rule]:
         spectral_normalization.spectral_normalization,
         squeeze.squeeze_dense,
         time_distributed.time_distributed_batchnorm,
+        time_distributed_dense.time_distributed_dense,
     ]
