@@ -6,8 +6,7 @@ the like reads, and nothing else, is an integer, which as a float would be round
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from typing import Any
 
@@ -125,16 +124,13 @@ def answers_integers_alike(model: keras.Model, inputs: Any) -> bool:
     """Whether it makes no difference that integers become what the inputs are: words, pixels, and
     numbers that a float32 rounds.
     """
-    sizes: tuple[int, ...] = ()
-    with contextlib.suppress(UntraceableError):
-        sizes = (_answers(model, inputs, 1)[1],)
     for number, dtype in ((1, INTEGER), (255, "uint8"), (2**24 + 1, INTEGER)):
         try:
-            integers, size = _answers(model, inputs, number, dtype, sizes)
+            integers = _answers(model, inputs, number, dtype)
         except UntraceableError:  # it does not take them
             continue
         try:
-            others, _ = _answers(model, inputs, number, sizes=(size,))
+            others = _answers(model, inputs, number)
         except UntraceableError:
             return False
         if len(integers) != len(others) or not all(map(_is_same, integers, others)):
@@ -147,36 +143,16 @@ def _is_same(one: np.ndarray, other: np.ndarray) -> bool:
 
 
 def _answers(
-    model: keras.Model,
-    inputs: Any,
-    number: float,
-    dtype: str | None = None,
-    sizes: Sequence[int] = (),
-) -> tuple[list[np.ndarray], int]:
-    """What the model answers to zeros and a number, in this dtype or in those of the inputs.
-
-    Args:
-        sizes: what the sizes that are not known may be; others if the model does not run.
-
-    Returns:
-        Its outputs, and the size.
-
-    Raises:
-        UntraceableError: it does not run.
-    """
-    leaves = keras.tree.flatten(inputs)
-    first, *others = sizes or sizes_to_try(model, leaves)[0]
+    model: keras.Model, inputs: Any, number: float, dtype: str | None = None
+) -> list[np.ndarray]:
+    """What the model answers to zeros and a number, in this dtype or in those of the inputs."""
     rng = np.random.default_rng(0)
+    (size, *_), _ = sizes_to_try(model, keras.tree.flatten(inputs))
+    sized = with_sizes(inputs, batch=2, others=size)
 
     def data(leaf: Tensor) -> Any:
         array = number * rng.integers(0, 2, [size or 1 for size in leaf.shape])
         return keras.ops.convert_to_tensor(array, dtype=dtype or leaf.dtype)
 
-    of_all = [data(leaf) for leaf in with_sizes(leaves, batch=2, others=first)]
-    try:
-        outputs = answer(Trace(model, (inputs,), {}), of_all)
-    except UntraceableError:
-        if not others:
-            raise
-        return _answers(model, inputs, number, dtype, others)
-    return list(map(to_numpy, keras.tree.flatten(outputs))), first
+    data_of_all = [data(leaf) for leaf in keras.tree.flatten(sized)]
+    return list(map(to_numpy, keras.tree.flatten(answer(Trace(model, (inputs,), {}), data_of_all))))
