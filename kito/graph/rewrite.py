@@ -169,11 +169,14 @@ class _Rewriter:
             path = self.paths[id(graph)]
             self.report.unmatched.extend(unexplained(graph, path, names, known.get(path, ())))
 
-    def to_fixed_point(self, rules: list[Rule]) -> None:
+    def use(self, rules: list[Rule]) -> None:
         self.rules.clear()
         for rule in rules:
             for cls in rule.pattern.anchors:
                 self.rules.setdefault(cls, []).append(rule)
+
+    def to_fixed_point(self, rules: list[Rule]) -> None:
+        self.use(rules)
         # Calls near a rewrite are looked at again at once. In the end all are, for a rule may look
         # farther; one round in which nothing applies is the fixed point.
         before = -1
@@ -222,6 +225,18 @@ class _Rewriter:
             self.declined = {
                 key: said for key, said in self.declined.items() if key[0] not in inside
             }
+            self.ask_again(graph)
+
+    def ask_again(self, restored: Graph) -> None:
+        """Note why no rule that is a reason to take a graph apart applies to its normalizations,
+        now that they are as they were.
+        """
+        self.look()
+        self.use([rule for rule in self.all_rules if rule.opens])
+        for _, nested in walk(restored):
+            for node in nested:
+                if node.layer.cls in EXPECTED_TO_GO:
+                    self.applicable(nested, node)
 
     def shares(self, source: keras.Layer, inside: set[int]) -> bool:
         """Whether other composites use a layer with weights that a composite holds: then it is not
@@ -251,10 +266,18 @@ class _Rewriter:
             self.queue.append((graph, node_id))
 
     def visit(self, graph: Graph, node: Node) -> None:
+        found = self.applicable(graph, node)
+        if found is not None:
+            self.apply(*found)
+
+    def applicable(self, graph: Graph, node: Node) -> tuple[Rule, list[Site]] | None:
+        """The first rule that applies to a call and those around it, and where; the reasons of
+        those before it are noted.
+        """
         declined = self.declined[id(graph), node.id] = {}
         for rule in self.rules.get(node.layer.cls, ()):
             if self.course.is_over:
-                return
+                break
             match = self.timed(rule, rule.pattern.match, graph, node)
             if match is None:
                 continue
@@ -268,8 +291,8 @@ class _Rewriter:
                     reason=_with_classes(str(reason), match),
                 )
                 continue
-            self.apply(rule, sites)
-            return
+            return rule, sites
+        return None
 
     def decide(self, rule: Rule, graph: Graph, match: Match) -> list[Site]:
         """All sites that are rewritten together with this one, each with its result.

@@ -261,3 +261,23 @@ def test_a_normalization_by_a_statistic_of_the_input(layer):
     [kept] = kito.explain(model).unmatched
     assert (kept.rule, kept.layers) == ("conv_batchnorm", (layer.name,))
     assert "divides by a statistic of each input" in kept.reason
+
+
+def test_why_shared_layers_do_not_fold_is_said_of_a_class_that_stays():
+    """A rewrite that is no reason to take it apart is tried first there, and taken back."""
+
+    @keras.saving.register_keras_serializable("test_kept")
+    class Head(layers.Layer):
+        def __init__(self, **options):
+            super().__init__(**options)
+            self.conv = layers.SeparableConv2D(8, 3, padding="same")
+            self.norms = [layers.BatchNormalization() for _ in range(3)]
+
+        def call(self, levels):
+            return [norm(self.conv(x)) for x, norm in zip(levels, self.norms, strict=True)]
+
+    levels = [keras.Input((None, None, 8)) for _ in range(3)]
+    report = kito.explain(randomize(keras.Model(levels, Head(name="head")(levels))))
+    assert not report.applied
+    said = {each.reason for each in report.declined if each.rule == "separable_conv_batchnorm"}
+    assert any("is called 3 times" in reason for reason in said)
