@@ -185,6 +185,7 @@ def _of_any_batch_size(layer: keras.Layer, args: Any, kwargs: Any, reads: Reads)
     """
     args, kwargs = with_sizes((args, kwargs), batch=BATCH_SIZE)
     fixed = _recorded(layer, args, kwargs, reads)
+    check_reshapes(fixed)
     tensors = {
         id(tensor): keras.Input(
             batch_shape=[None if size == BATCH_SIZE else size for size in tensor.shape],
@@ -201,7 +202,7 @@ def _of_any_batch_size(layer: keras.Layer, args: Any, kwargs: Any, reads: Reads)
         )
         if any(map(_holds_batch_size, keras.tree.flatten((args, kwargs)))):
             raise UntraceableError(f"{call.operation.name} {IN_A_RESHAPE}")
-        outputs = _operation_of_any_batch_size(call.operation)(*args, **kwargs)
+        outputs = _operation_of_any_batch_size(call)(*args, **kwargs)
         for old, new in zip(call.outputs, keras.tree.flatten(outputs), strict=True):
             tensors[id(old)] = new
     inputs, outputs = keras.tree.map_structure(
@@ -210,7 +211,8 @@ def _of_any_batch_size(layer: keras.Layer, args: Any, kwargs: Any, reads: Reads)
     return _function(layer, inputs, outputs)
 
 
-def _operation_of_any_batch_size(operation: keras.Operation) -> keras.Operation:
+def _operation_of_any_batch_size(call: Any) -> keras.Operation:
+    operation: keras.Operation = call.operation
     if isinstance(operation, keras.Layer):
         return operation
     held = [name for name, value in vars(operation).items() if _holds_batch_size(value)]
@@ -220,7 +222,8 @@ def _operation_of_any_batch_size(operation: keras.Operation) -> keras.Operation:
         shape = [-1 if _holds_batch_size(size) else size for size in operation.newshape]
         if shape.count(-1) == 1:
             return ReshapeOperation(tuple(shape))
-        if shape.count(-1) == 2 and operation.newshape[0] == BATCH_SIZE:
+        sizes = operation.newshape[0], call.arguments.args[0].shape[0]
+        if shape.count(-1) == 2 and sizes == (BATCH_SIZE, BATCH_SIZE):
             return keras.layers.Reshape(shape[1:])  # which leaves the batch as it is
     raise UntraceableError(f"{operation.name} {IN_A_RESHAPE}")
 
