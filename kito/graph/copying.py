@@ -409,6 +409,8 @@ def _is_left_by_a_call(value: Any) -> bool:
     """Whether a value is a tensor without values: the attribute had it from a symbolic call, and
     gets another one in the next.
     """
+    if isinstance(value, PLAIN):
+        return False
     if not keras.ops.is_tensor(value) or isinstance(value, keras.Variable):
         return isinstance(value, keras.KerasTensor)
     try:
@@ -448,12 +450,14 @@ def _is_incidental(key: Any) -> bool:
 def _equal(one: Any, other: Any, depth: int = LEVELS) -> bool:
     if type(one) is not type(other):
         return False
+    if isinstance(one, PLAIN):  # first, for it is most of what is compared
+        return bool(one == other)
     if isinstance(one, np.ndarray) or keras.ops.is_tensor(one):
         return np.array_equal(to_numpy(one), to_numpy(other))
     if isinstance(one, Function | MethodType | partial):
         same = depth > 0 and _all_equal(_made_of(one), _made_of(other), depth - 1)
         return one is other or same
-    if isinstance(one, PLAIN) or is_dataclass(one):
+    if is_dataclass(one):
         return bool(one == other)
     # What Keras tracks in a layer is compared where that is.
     users = is_users(type(one)) and not isinstance(one, keras.Operation)
