@@ -8,11 +8,9 @@ place, so that no second copy of them exists.
 
 from __future__ import annotations
 
-import contextlib
 import itertools
 from collections import Counter
-from collections.abc import Callable, Collection
-from functools import partial
+from collections.abc import Collection
 from typing import Any
 
 import keras
@@ -72,7 +70,7 @@ def taken_apart(graph: Graph) -> tuple[set[Any], set[Any]]:
     with a model of the user.
     """
     builder = _Builder(graph, Report())
-    stuck = {layer.source for layer in builder.stuck if can_load(layer.source, graph.rebuilt)}
+    stuck = {layer.source for layer in builder.stuck if can_load(layer.source)}
     return {layer.source for layer in builder.flat} - stuck, stuck
 
 
@@ -121,7 +119,6 @@ class _Builder:
         self.users = Counter(id(w) for layer in layers for w in layer.new_weights.values())
         self.report = report
         self.built: dict[Layer, keras.Operation] = {}
-        self.rebuilt = graph.rebuilt
         self.models: dict[int, keras.Model] = {}
         self.rewritten = rewritten_graphs(graph)
         # The layers that could not be copied, and the traces that stand for them.
@@ -186,7 +183,7 @@ class _Builder:
         if not _with_parts_in_common(parts):
             return False
         try:
-            graph.spare = copied(layer.source, graph.trace, self.rebuilt)
+            graph.spare = copied(layer.source, graph.trace)
         except Exception:
             return self.can_unfold(layer)
         return False
@@ -489,10 +486,9 @@ class _Builder:
             self.built[layer].name = layer.name
             with known_output(layer.source, self.built[layer], output):
                 return called(self.built[layer], args, kwargs)
-        call = partial(copy_and_call, layer.source, args, kwargs, layer.name, output)
         try:
             # A rule may have left it in another's place, which has the name.
-            copy, outputs = self.of_rebuilt(layer, call) or call()
+            copy, outputs = copy_and_call(layer.source, args, kwargs, layer.name, output)
         except Exception as error:
             if self.can_unfold(layer):  # what it calls may be copied where it can't be
                 self.unfolded.add(layer)
@@ -501,15 +497,6 @@ class _Builder:
             return called(self.built[layer], args, kwargs)
         self.built[layer] = copy
         return outputs
-
-    def of_rebuilt(
-        self, layer: Layer, call: Callable[..., tuple[keras.Layer, Any]]
-    ) -> tuple[keras.Layer, Any] | None:
-        """What `copy_and_call` gives with a copy that was made before, if that is the same."""
-        rebuilt = self.rebuilt.pop(layer.source, None)
-        with contextlib.suppress(Exception):
-            return None if rebuilt is None else call(copy=rebuilt)
-        return None
 
     def share(self, layer: Layer, error: Exception) -> None:
         """Use the source's own layer: it works, but is not a copy."""

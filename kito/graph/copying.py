@@ -62,30 +62,17 @@ class CannotCopyError(Exception):
     """Keras can't make a second layer of a configuration."""
 
 
-# Second layers that were made to find something out, built or not, by the first ones; they lack the
-# state.
-Rebuilt = dict[keras.Layer, keras.Layer]
-
-
-def can_copy(layer: keras.Layer, rebuilt: Rebuilt) -> bool:
-    """Whether Keras makes a second layer of the configuration at all.
-
-    Args:
-        rebuilt: is given what was made.
-    """
+def can_copy(layer: keras.Layer) -> bool:
+    """Whether Keras makes a second layer of the configuration at all."""
     try:
-        rebuilt[layer] = copy_structure(layer)
+        copy_structure(layer)
     except Exception:
         return False
     return True
 
 
-def can_load(operation: keras.Operation, rebuilt: Rebuilt) -> bool:
-    """Whether Keras would load what it saves of a layer, in a process that knows its class.
-
-    Args:
-        rebuilt: is given what was made, and may have it.
-    """
+def can_load(operation: keras.Operation) -> bool:
+    """Whether Keras would load what it saves of a layer, in a process that knows its class."""
     cls = type(operation)
     if not isinstance(operation, keras.Layer):
         return _can_save(operation)
@@ -95,7 +82,7 @@ def can_load(operation: keras.Operation, rebuilt: Rebuilt) -> bool:
     # Of a Lambda Keras asks for its function only.
     known = cls is keras.layers.Lambda or keras.saving.get_registered_object(registered) is cls
     # From these packages Keras imports also what is not registered.
-    return (known or cls.__module__.startswith("keras_hub.")) and _can_rebuild(operation, rebuilt)
+    return (known or cls.__module__.startswith("keras_hub.")) and _can_rebuild(operation)
 
 
 def _can_save(operation: keras.Operation) -> bool:
@@ -107,12 +94,12 @@ def _can_save(operation: keras.Operation) -> bool:
     return True
 
 
-def _can_rebuild(layer: keras.Layer, rebuilt: Rebuilt) -> bool:
+def _can_rebuild(layer: keras.Layer) -> bool:
     """Whether Keras makes and builds the layer of what a file says of it: there, shapes are lists,
     which a `build` that gets tuples of the layer around it need not expect.
     """
     try:
-        copy = rebuilt.pop(layer) if layer in rebuilt else copy_structure(layer)
+        copy = copy_structure(layer)
         build(copy, json.loads(json.dumps(layer.get_build_config())))
         if len(copy.variables) < len(layer.variables) and any(map(infers, sublayers(layer))):
             # Its call would build the rest, but Keras does not run the call of such a layer.
@@ -121,7 +108,6 @@ def _can_rebuild(layer: keras.Layer, rebuilt: Rebuilt) -> bool:
             return len(copy.variables) == len(layer.variables)
     except Exception:
         return False
-    rebuilt[layer] = copy
     return True
 
 
@@ -229,18 +215,16 @@ def copy_and_call(
     kwargs: Any,
     name: str | None = None,
     output: keras.KerasTensor | None = None,
-    copy: keras.Layer | None = None,
 ) -> tuple[keras.Layer, Any]:
     """A second layer that has the state of the first and is built by its first call, and what that
     gives.
 
     Args:
         output: what it gives, if that is known.
-        copy: the second layer, if there is one that lacks no more than the state.
 
     Raises: what `copy_layer` raises.
     """
-    copy = copy_structure(layer) if copy is None else copy
+    copy = copy_structure(layer)
     copy.name = name or layer.name
     with no_initializers(copy), policy_of(layer), known_output(layer, copy, output):
         outputs = called(copy, args, kwargs)
@@ -478,10 +462,18 @@ def _same_object(one: Any, other: Any, depth: int) -> bool:
     """Whether two objects of a user's class are equal, or their attributes for some levels."""
     if any("__eq__" in vars(cls) for cls in type(one).__mro__[:-1]):
         return bool(one == other)
-    old, new = (getattr(each, "__dict__", {}) for each in (one, other))
+    old, new = map(_attributes, (one, other))
     if old.keys() != new.keys():
         return False
     return all(_all_equal(value, new[name], depth) for name, value in old.items())
+
+
+def _attributes(value: Any) -> dict[str, Any]:
+    """The attributes of an object, also those that have a slot in its class."""
+    slots = (vars(cls).get("__slots__", ()) for cls in type(value).__mro__)
+    names = [name for each in slots for name in ([each] if isinstance(each, str) else each)]
+    found = {name: getattr(value, name) for name in names if hasattr(value, name)}
+    return found | getattr(value, "__dict__", {})
 
 
 def _all_equal(one: Any, other: Any, depth: int) -> bool:

@@ -14,14 +14,13 @@ is it found out which of them is at fault.
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Callable, Iterator
 from dataclasses import replace
-from functools import cache, partial
+from functools import cache
 
 import keras
 
-from kito.graph.copying import Rebuilt, can_load, copy_and_call, copy_layer, copy_state
+from kito.graph.copying import can_load, copy_and_call, copy_layer
 from kito.graph.faithful import Opened, check_faithful, opened_graphs, scales
 from kito.graph.inference import placeholder
 from kito.graph.ir import Graph, Tensor, Trace, rewritten_graphs, walk
@@ -50,8 +49,7 @@ def unfaithful(graph: Graph, savable: bool = True) -> dict[keras.Layer, Untracea
     """
     rewritten = rewritten_graphs(graph)
     # Of composites in composites all is asked again.
-    is_copied = cache(partial(_is_copied, rebuilt=graph.rebuilt))
-    loads = cache(partial(can_load, rebuilt=graph.rebuilt))
+    is_copied, loads = cache(_is_copied), cache(can_load)
     outputs: Outputs = {}
 
     def opened(layer: Layer) -> bool:
@@ -106,9 +104,7 @@ def check_copied(graph: Graph) -> Iterator[Graph]:
     """
     assert graph.trace is not None
     _check_sizes(graph, {})
-    is_copied = partial(_is_copied, rebuilt=graph.rebuilt)
-    loads = partial(can_load, rebuilt=graph.rebuilt)
-    _check_loadable(graph.trace.source, graph, is_run, is_copied, loads)
+    _check_loadable(graph.trace.source, graph, is_run, _is_copied, can_load)
     return _check(graph, is_run)
 
 
@@ -198,29 +194,22 @@ def _unloadable(
     return None
 
 
-def _is_copied(layer: Layer, rebuilt: Rebuilt) -> bool:
+def _is_copied(layer: Layer) -> bool:
     """Whether Keras makes a second layer with the state of a composite, or of a model in it."""
     assert layer.graph is not None
     if layer.graph.spare is None:
         try:
-            layer.graph.spare = copied(layer.source, layer.graph.trace, rebuilt)
+            layer.graph.spare = copied(layer.source, layer.graph.trace)
         except Exception:
             return False
     return True
 
 
-def copied(source: keras.Layer, trace: Trace | None, rebuilt: Rebuilt | None = None) -> keras.Layer:
+def copied(source: keras.Layer, trace: Trace | None) -> keras.Layer:
     """A second layer with the state of the first, which Keras builds, or the call of its trace.
-
-    Args:
-        rebuilt: see `can_load`; what is taken is taken out.
 
     Raises: what `copy_layer` raises.
     """
-    if rebuilt is not None and source in rebuilt:
-        with contextlib.suppress(Exception):
-            copy_state(source, rebuilt[source])
-            return rebuilt.pop(source)
     if trace is None:
         return copy_layer(source)
     args, kwargs = keras.tree.map_structure(

@@ -173,7 +173,6 @@ class Graph:
         laid_open: the composites of which the calls stand here, in the place of theirs.
         lifted: its calls before any rule was applied.
         spare: a copy of what it was lifted from, if one was made.
-        rebuilt: layers like some of the source's that were made meanwhile, without their weights.
         dag: the `networkx.MultiDiGraph` of the numbers of the nodes. A multigraph, for
             `Add()([x, x])` has two equal edges.
     """
@@ -193,7 +192,6 @@ class Graph:
         self.laid_open: list[LaidOpen] = []
         self.lifted: Calls | None = None
         self.spare: keras.Layer | None = None
-        self.rebuilt: dict[keras.Layer, keras.Layer] = {}
         self.dag = nx.MultiDiGraph()
         self._nodes: dict[int, Node] = {}
         self._alike = Alike()

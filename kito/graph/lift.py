@@ -22,7 +22,7 @@ import keras
 from kito.errors import GraphError, InputError, NoGraphError
 from kito.graph import set_first
 from kito.graph.borders import NORMALIZATION, lay_open, may_fold_behind
-from kito.graph.copying import Rebuilt, can_copy
+from kito.graph.copying import can_copy
 from kito.graph.doubt import check_alone
 from kito.graph.faithful import WrongShapeError, check_shape
 from kito.graph.inline import inline_models
@@ -95,7 +95,6 @@ def lift(
     if model in whole:
         return lifter.frozen(model, str(whole[model]))
     graph = lifter.graph(model) if is_graph_model(model) else lifter.subclassed(model)
-    graph.rebuilt = lifter.rebuilt
     try:
         lifter.expand(graph)
     except WrongShapeError:
@@ -196,7 +195,6 @@ class _Lifter:
         self._named = named
         self._layers: dict[int, Layer] = {}
         self._outputs: Outputs = {}
-        self.rebuilt: Rebuilt = {}
 
     def graph(self, model: Any, name: str | None = None) -> Graph:
         graph = Graph(
@@ -391,8 +389,7 @@ class _Lifter:
             return True
         if NORMALIZATION in self._anchors and any(may_fold_behind(*call) for call in calls):
             return True
-        held = inside and is_written_in_python(layer.source)
-        return held and not can_copy(layer.source, self.rebuilt)
+        return inside and is_written_in_python(layer.source) and not can_copy(layer.source)
 
     def keep_callers_whole(
         self, root: Graph, models: set[Graph], seen: set[Graph], tried: Tried

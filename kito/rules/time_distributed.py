@@ -37,11 +37,26 @@ FOLDS: dict[type[keras.Operation], Callable[..., Any]] = {
 @rule(chain(linear=TimeDistributed, bn=(BatchNormalization, TimeDistributed)))
 def time_distributed_batchnorm(linear: Node, bn: Node) -> Layer:
     """Fold a BatchNormalization into the layer that a TimeDistributed before it wraps."""
+    for each in (linear, bn):
+        if each.layer.cls is TimeDistributed:
+            check_casts(each)
     inner = linear.wrapped
     fold = FOLDS.get(inner.cls)
     if fold is None:
         raise Decline(f"{linear.name} wraps a {inner.cls.__name__}, which is not a linear layer")
     return linear.wrap(fold(_step(linear, inner), _step(bn, _normalization(bn))))
+
+
+def check_casts(steps: Node) -> None:
+    """A TimeDistributed casts what it reads. The layer inside, of which it runs the `call`, does
+    not.
+
+    Raises:
+        Decline: by itself, the layer inside would compute in another dtype.
+    """
+    outer, inner = steps.source, steps.source.layer
+    if (outer.autocast, outer.compute_dtype) != (inner.autocast, inner.compute_dtype):
+        raise Decline(f"{inner.name} in {steps.name} computes in another dtype, without a cast")
 
 
 def _normalization(bn: Node) -> Layer:

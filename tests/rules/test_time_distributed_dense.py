@@ -57,6 +57,31 @@ def test_declines_another_dtype(inner, outer):
     check_declines(model, RULES, reason="dense in steps computes in another dtype")
 
 
+@keras.saving.register_keras_serializable("test_time_distributed_dense")
+def over_units(x):
+    return keras.ops.softmax(x, axis=1)
+
+
+@keras.saving.register_keras_serializable("test_time_distributed_dense")
+def below_the_largest(x):
+    return x - keras.ops.max(x)
+
+
+@pytest.mark.parametrize("function", [over_units, below_the_largest, keras.layers.Softmax(axis=1)])
+def test_declines_activations_of_several_axes(function):
+    model = model_of(Dense(4, activation=function, name="dense"))
+    check_declines(model, RULES, reason="the activation of dense in steps may tell")
+
+
+@pytest.mark.parametrize("dtype", ["mixed_bfloat16", "float64"])
+def test_declines_another_dtype_next_to_a_normalization(dtype):
+    model = model_of(Dense(4, dtype=dtype, name="dense"), dtype="float32")
+    model.add(BatchNormalization())
+    report = kito.Report()
+    kito.optimize(randomize(model), report=report, strict=True)
+    assert not report.applied
+
+
 def test_other_layers_stay():
     model = model_of(LayerNormalization())
     assert not kito.explain(model, RULES).applied
