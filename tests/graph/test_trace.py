@@ -1570,7 +1570,9 @@ def test_places_in_a_table_that_are_a_weight():
         def build(self, shape):
             super().build(shape)
             self.table = self.add_weight(shape=(1, 4), name="table")
-            self.places = self.add_weight(shape=(1,), dtype="int32", initializer="zeros")
+            self.places = self.add_weight(
+                shape=(1,), dtype="int32", initializer="zeros", trainable=False
+            )
 
         def call(self, x, training=None):
             return super().call(x) + ops.take(self.table, self.places, axis=0)
