@@ -195,7 +195,9 @@ def _unloadable(
 
 
 def _is_copied(layer: Layer) -> bool:
-    """Whether Keras makes a second layer with the state of a composite, or of a model in it."""
+    """Whether Keras makes a second layer with the state of a composite, or of a model in it. The
+    graph keeps that, for the result.
+    """
     assert layer.graph is not None
     if layer.graph.spare is None:
         try:

@@ -102,10 +102,9 @@ def uncompiled(layer: keras.Layer) -> Iterator[None]:
     Keras has it compile each grouped convolution, which for one call takes much longer than the
     convolution. But those in three dimensions it has no other way to compute.
     """
-    grouped = any(
+    if keras.backend.backend() != "tensorflow" or any(
         isinstance(part, keras.layers.Conv3D) and part.groups > 1 for part in sublayers(layer)
-    )
-    if keras.backend.backend() != "tensorflow" or grouped:
+    ):
         yield
         return
     import tensorflow as tf  # noqa: PLC0415 (Keras may run on another backend)

@@ -9,38 +9,14 @@ Keras calls the layer of a TimeDistributed once for each step, if it knows how m
 what folds into a Dense layer folds into this one then.
 """
 
-from dataclasses import replace
-
-from keras import activations
 from keras.layers import Dense, TimeDistributed
 
 from kito.definition import Decline, Layer, Node, chain, rule, where
-from kito.rules.activation import function_of
+from kito.rules.linear import ELEMENTWISE
 from kito.rules.time_distributed import check_casts
 
 # Functions of one number, or of all along the last axis. Others may tell the steps apart.
-ACTIVATIONS = (
-    activations.celu,
-    activations.elu,
-    activations.exponential,
-    activations.gelu,
-    activations.hard_sigmoid,
-    activations.hard_silu,
-    activations.hard_tanh,
-    activations.leaky_relu,
-    activations.linear,
-    activations.log_softmax,
-    activations.mish,
-    activations.relu,
-    activations.relu6,
-    activations.selu,
-    activations.sigmoid,
-    activations.silu,
-    activations.softmax,
-    activations.softplus,
-    activations.softsign,
-    activations.tanh,
-)
+ACTIVATIONS = (*ELEMENTWISE, "softmax", "log_softmax")
 
 
 def _holds_dense(steps: Node) -> bool:
@@ -52,6 +28,6 @@ def time_distributed_dense(steps: Node) -> Layer:
     """Call a Dense layer on all steps at once."""
     dense = steps.wrapped
     check_casts(steps)
-    if function_of(replace(steps, layer=dense)) not in ACTIVATIONS:
+    if dense.activation not in ACTIVATIONS:
         raise Decline(f"the activation of {dense.name} in {steps.name} may tell the steps apart")
     return dense.evolve()
