@@ -19,7 +19,7 @@ from kito.forward import EVALUATING, PREDICTING, optional_arguments, own_methods
 from kito.graph.borders import laid_open_in_vain
 from kito.graph.change import Recorder
 from kito.graph.codegen import codegen, copy_compile_state, taken_apart
-from kito.graph.copying import copy_layer
+from kito.graph.copying import copy_model
 from kito.graph.doubt import unfaithful
 from kito.graph.ir import Graph
 from kito.graph.keras_internals import READING, is_graph_class
@@ -202,7 +202,7 @@ def _as_it_is(model: keras.Model, reason: GraphError | NoGraphError) -> keras.Mo
         GraphError, NoGraphError: the reason for which it is wanted, for Keras makes none.
     """
     try:
-        return copy_layer(model)
+        return copy_model(model)
     except Exception as error:
         raise type(reason)(f"{reason} (Keras can't copy it either: {first_line(error)})") from error
 

@@ -7,6 +7,7 @@ little. A copy is therefore compared with the original, and refused if it is not
 from __future__ import annotations
 
 import contextlib
+import inspect
 import json
 import re
 import tempfile
@@ -207,6 +208,49 @@ def copy_layer(layer: keras.Layer) -> keras.Layer:
     build(copy, layer.get_build_config())
     copy_state(layer, copy)
     return copy
+
+
+def copy_model(model: keras.Model) -> keras.Model:
+    """A second model of the class, that is built and has the state of the first.
+
+    Unlike a layer, a model is copied too if its constructor takes no `name`, `trainable` and
+    `dtype`, as most do not, though Keras says them of a class without a `get_config` of its own;
+    and if Keras can't call it to build it, but builds what is inside.
+
+    Raises: what `copy_layer` raises.
+    """
+    with contextlib.suppress(Exception):
+        return copy_layer(model)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # that Keras can't call it
+        with contextlib.suppress(Exception):
+            copy = _made_anew(model)
+            _build_inside(copy, model)
+            copy_state(model, copy)
+            return copy
+        copy = _made_anew(model)
+        build(copy, model.get_build_config())
+        copy_state(model, copy)
+        return copy
+
+
+def _made_anew(model: keras.Model) -> keras.Model:
+    """What the constructor makes of the part of the configuration that it takes."""
+    config = complete_config(model)
+    if type(model).get_config is keras.Model.get_config:
+        taken = inspect.signature(type(model)).parameters
+        config = {key: config[key] for key in config if key in taken}
+    with policy_of(model):
+        copy = type(model)(**config)
+    copy.name = model.name
+    return copy
+
+
+def _build_inside(copy: keras.Layer, source: keras.Layer) -> None:
+    """Build the layers inside a copy, those first that build others inside them, then the copy."""
+    pairs = list(zip(sublayers(source), sublayers(copy), strict=True))
+    for old, new in (*pairs[1:], *pairs[:1]):
+        build(new, old.get_build_config())
 
 
 def copy_and_call(

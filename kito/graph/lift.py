@@ -449,8 +449,8 @@ class _Lifter:
         """The graph of a model that is written as a class: traced.
 
         Raises:
-            NoGraphError: it can't be traced.
-            InputError: its inputs are not known, or are more than one argument.
+            NoGraphError: it can't be traced, or its inputs are not known, or are more than one
+                argument.
         """
         reasons: list[str] = []
         for inputs in _inputs_of(model):
@@ -667,7 +667,7 @@ def _inputs_of(model: keras.Model) -> Iterator[Any]:
     """What a subclassed model takes, with a batch of any size: the most general guess first.
 
     Raises:
-        InputError: it takes more than one argument, or nothing is known of it.
+        NoGraphError: it takes more than one argument, or nothing is known of it.
     """
     if isinstance(model, Functional):  # one with a `call` of its own
         yield keras.tree.map_structure(_tensor, structures(model)[0])
@@ -675,14 +675,14 @@ def _inputs_of(model: keras.Model) -> Iterator[Any]:
     shapes = (model.get_build_config() or {}).get("input_shape")
     required = [each for each in arguments_of_call(model) if each.default is each.empty]
     if shapes is None and len(required) == 1:
-        raise InputError(
+        raise NoGraphError(
             f"Keras has not kept the shapes of the inputs of the subclassed model '{model.name}', "
             "for it could not trace its `call` to build it: rebuild it with the functional API, or "
             "optimize the models inside it. If it was called on symbolic tensors first, call it on "
             "data instead"
         )
     if shapes is None or len(required) != 1:
-        raise InputError(
+        raise NoGraphError(
             f"the subclassed model '{model.name}' does not take its inputs as one argument (a "
             "list or dict of tensors): a Functional model has no other signature"
         )

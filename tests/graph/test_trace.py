@@ -1461,8 +1461,29 @@ def test_a_subclassed_model_that_is_always_in_training():
 
     model = Uncertain()
     model(np.ones((2, *SHAPE), "float32"))
-    with pytest.raises(kito.InputError, match="calls always with training=True"):
-        kito.optimize(model, FOLDS)
+    assert type(kept_whole(model, "calls always with training=True")) is Uncertain
+
+
+def test_a_copy_of_a_subclassed_model_whose_constructor_takes_no_name():
+    class Scaled(keras.Model):
+        def __init__(self, width=4):
+            super().__init__()
+            self.dense, self.scale = Dense(width), self.add_weight(shape=(1,), name="scale")
+
+        def call(self, x):
+            return self.dense(x) * self.scale
+
+    model, data = Scaled(), np.ones((2, *SHAPE), "float32")
+    model(data)
+    fast = kept_whole(model, "can't be traced")
+    assert type(fast) is Scaled
+    assert fast.name == model.name
+    assert np.array_equal(to_numpy(fast(data)), to_numpy(model(data)))
+    assert fast.dense.kernel is not model.dense.kernel
+    other = Scaled(8)  # of which Keras says that its width is 4
+    other(data)
+    with pytest.raises(kito.InputError, match="its configuration builds other weights"):
+        kito.optimize(other, FOLDS)
 
 
 def test_a_subclassed_model_of_several_arguments():
@@ -1470,10 +1491,17 @@ def test_a_subclassed_model_of_several_arguments():
         def call(self, x, y):
             return super().call(x) + y
 
-    model = Two()
-    model(np.ones((2, *SHAPE), "float32"), np.ones((2, 2), "float32"))
+    model, image, added = Two(), np.ones((2, *SHAPE), "float32"), np.ones((2, 2), "float32")
+    model(image, added)
+    report = kito.Report()
+    fast = kito.optimize(randomize(model), FOLDS, report=report)
+    assert type(fast) is Two
+    assert fast is not model
+    assert np.array_equal(to_numpy(fast(image, added)), to_numpy(model(image, added)))
+    for [note] in (report.notes, kito.explain(model, FOLDS).notes):
+        assert "does not take its inputs as one argument" in note
     with pytest.raises(kito.InputError, match="does not take its inputs as one argument"):
-        kito.optimize(model, FOLDS)
+        kito.optimize(model, FOLDS, precision="bfloat16")
 
 
 class TrainingNetwork(Network):
