@@ -112,6 +112,7 @@ class Trace:
             arguments; none where they are alike.
         calls: the calls, each with its own sizes, if it is the record of several.
         reads: the shapes of tensors that the call read.
+        record: what Keras recorded, a `keras.Function`.
     """
 
     source: keras.Layer
@@ -121,6 +122,7 @@ class Trace:
     scales: tuple[int, ...] = field(default=(), repr=False)
     calls: tuple[Trace, ...] = field(default=(), repr=False)
     reads: tuple[tuple[int | None, ...], ...] = field(default=(), repr=False)
+    record: Any = field(default=None, repr=False, compare=False)
 
 
 def exactly(value: Any) -> str:

@@ -13,7 +13,7 @@ import os
 import re
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
-from functools import partial
+from functools import cache, partial
 from types import MappingProxyType
 from typing import Any
 
@@ -158,8 +158,6 @@ def _is_path(given: object) -> bool:
     return isinstance(given, str | os.PathLike)
 
 
-# The shapes of tensors that a call read.
-Reads = tuple[tuple[int | None, ...], ...]
 # The layers that were looked into, and what became of them.
 Tried = dict[Layer, Layer | None]
 
@@ -214,6 +212,12 @@ class _Lifter:
         def to_ref(leaf: Any) -> Any:
             return refs[id(leaf)] if isinstance(leaf, keras.KerasTensor) else leaf
 
+        taken = {*names.values()}
+        free = (each for each in map("input_{}".format, itertools.count()) if each not in taken)
+        for tensor in model.inputs if name else ():  # those of a record no layer makes
+            ref = refs[id(tensor)] = Ref(graph.new_id())
+            layer = replace(_input_layer(tensor.shape, tensor.dtype), name=next(free))
+            graph.put(Node(ref.node, layer, (), {}, (_tensor(tensor),)))
         for call in calls:
             if name and type(call.operation) is keras.layers.Identity:
                 # In a trace nobody knows its name, and Keras can't save each of them.
@@ -238,18 +242,21 @@ class _Lifter:
                 nested.masked = True
         return graph
 
-    def trace(self, source: keras.Layer, args: Any, kwargs: Any, name: str) -> tuple[Graph, Reads]:
-        """The graph of a call, and the shapes of tensors that it read.
+    def trace(self, call: Trace, name: str) -> Graph:
+        """The graph of a call, which has that and what was found out of it.
 
         Raises:
             UntraceableError: there is none.
         """
+        given = call.source, call.args, call.kwargs
 
-        def attempt() -> tuple[Graph, Reads]:
-            with trace(source, args, kwargs, self._outputs) as (function, reads):
-                return self.record(function, name), tuple(reads.shapes)
+        def attempt() -> Graph:
+            with trace(*given, self._outputs) as (function, reads):
+                graph = self.record(function, name)
+            graph.trace = replace(call, reads=tuple(reads.shapes), record=function)
+            return graph
 
-        return set_first.traced(attempt, source, args, kwargs)
+        return set_first.traced(attempt, *given)
 
     def record(self, function: Functional, name: str) -> Graph:
         """The graph of a trace.
@@ -439,8 +446,7 @@ class _Lifter:
             raise UntraceableError("it gets an optional input, which may be None")
         if any(getattr(each, "sparse", False) for each in read):
             raise UntraceableError("it gets a sparse tensor, and may do otherwise with these")
-        graph, reads = self.trace(layer.source, call.args, call.kwargs, layer.name)
-        graph.trace = replace(call, reads=reads)
+        graph = self.trace(call, layer.name)
         for ref, spec in zip(keras.tree.flatten(graph.outputs), call.outputs, strict=True):
             check_shape(graph.tensor(ref).shape, spec)
         return replace(layer, graph=graph)
@@ -506,15 +512,9 @@ class _Lifter:
         Raises:
             UntraceableError: there is none.
         """
-        graph, reads = self.trace(model, (inputs,), {}, model.name)
         built = _as_built(model, inputs)
-        graph.trace = Trace(
-            model,
-            (inputs,),
-            {},
-            calls=() if built == inputs else (Trace(model, (built,), {}),),
-            reads=reads,
-        )
+        calls = () if built == inputs else (Trace(model, (built,), {}),)
+        graph = self.trace(Trace(model, (inputs,), {}, calls=calls), model.name)
         graph.trainable = model.trainable
         graph.source = model
         return graph
@@ -542,6 +542,11 @@ def _best(reasons: list[str]) -> str:
     some, if there is another.
     """
     return next((each for each in reasons if FAILS not in each), reasons[-1])
+
+
+@cache
+def _input_layer(shape: tuple[int | None, ...], dtype: str) -> Layer:
+    return Layer.of(keras.layers.InputLayer(batch_shape=shape, dtype=dtype))
 
 
 def _names(

@@ -27,6 +27,7 @@ from kito.graph.keras_internals import (
     arguments,
     at_inference,
     calls_in_order,
+    entry,
     numpy_defers,
     settings,
     structures,
@@ -129,8 +130,7 @@ def _recorded(layer: keras.Layer, args: Any, kwargs: Any, reads: Reads) -> Funct
         dtype = leaf.dtype
         if layer.autocast and keras.backend.is_float_dtype(dtype):
             dtype = layer.input_dtype  # as Layer.__call__ does
-        shape = leaf.shape or (None,)
-        inputs.append(keras.Input(batch_shape=shape, dtype=dtype, name=f"input_{len(inputs)}"))
+        inputs.append(entry(leaf.shape or (None,), dtype))
         return inputs[-1]
 
     args, kwargs = keras.tree.map_structure(symbolic, (args, kwargs))
@@ -187,16 +187,12 @@ def _of_any_batch_size(layer: keras.Layer, args: Any, kwargs: Any, reads: Reads)
     fixed = _recorded(layer, args, kwargs, reads)
     check_reshapes(fixed)
     tensors = {
-        id(tensor): keras.Input(
-            batch_shape=[None if size == BATCH_SIZE else size for size in tensor.shape],
-            dtype=tensor.dtype,
-            name=tensor.name,
+        id(tensor): entry(
+            [None if size == BATCH_SIZE else size for size in tensor.shape], tensor.dtype
         )
         for tensor in fixed.inputs
     }
     for call in calls_in_order(fixed):
-        if call.is_input:
-            continue
         args, kwargs = keras.tree.map_structure(
             lambda leaf: tensors.get(id(leaf), leaf), arguments(call)
         )
@@ -276,6 +272,8 @@ def check_reshapes(function: Functional) -> None:
 def are_alike(one: Functional, other: Functional) -> bool:
     """Whether two records have the same calls, of the same layers, with the same arguments."""
     numbers: dict[int, str] = {}
+    for each in (one, other):
+        numbers |= {id(tensor): str(number) for number, tensor in enumerate(each.inputs)}
     calls, others = calls_in_order(one), calls_in_order(other)
     if len(calls) != len(others):
         return False
@@ -283,8 +281,6 @@ def are_alike(one: Functional, other: Functional) -> bool:
         for call in pair:
             for index, tensor in enumerate(call.outputs):
                 numbers[id(tensor)] = f"{number}.{index}"
-        if pair[0].is_input and pair[1].is_input:
-            continue
         operations = [call.operation for call in pair]
         if not _is_same_operation(*operations):
             return False

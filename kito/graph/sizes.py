@@ -80,7 +80,7 @@ def check_sizes(trace: Trace, known: Outputs) -> None:
             return None
 
     with only_untraceable(), inferred_once(layer, known), untouched(layer):
-        expected = outline() if unknown or trace.calls else None
+        expected = _outline(trace.record, held) if unknown or trace.calls else None
         for call in trace.calls:
             if outline((call.args, call.kwargs)) != expected:
                 raise UntraceableError("its call does otherwise with tensors of another size")
@@ -154,14 +154,12 @@ def _outline(function: Functional, held: set[int]) -> list[str]:
     Args:
         held: the layers that are the same in all records; others the call may have made.
     """
-    numbers: dict[int, str] = {}
+    numbers = {id(tensor): str(number) for number, tensor in enumerate(function.inputs)}
     lines = []
     for number, call in enumerate(calls_in_order(function)):
         operation, given = call.operation, arguments(call)
         for index, tensor in enumerate(call.outputs):
             numbers[id(tensor)] = f"{number}.{index}"
-        if call.is_input:
-            continue
         given = keras.tree.map_structure(lambda leaf: numbers.get(id(leaf), leaf), given)
         what = id(operation) if id(operation) in held else _described(operation)
         lines.append(f"{what} {exactly(given)}")
