@@ -36,6 +36,7 @@ CONVOLUTIONS = (
     layers.SeparableConv2D,
 )
 TRANSPOSED = (layers.Conv1DTranspose, layers.Conv2DTranspose, layers.Conv3DTranspose)
+COUNTED = (*CONVOLUTIONS, *TRANSPOSED, layers.Dense, layers.EinsumDense)
 # What gives its input another shape, or nothing to do at inference: no number is touched.
 FREE = (
     layers.ActivityRegularization,
@@ -68,6 +69,8 @@ def multiply_adds(graph: Graph) -> dict[int, int]:
 
 def _of_one_row(node: Node, given: tuple[int | None, ...]) -> int:
     layer = node.layer
+    if layer.cls not in COUNTED:
+        return 0
     entries = sum(math.prod(shape) for name, shape in layer.shapes.items() if "kernel" in name)
     if layer.cls in CONVOLUTIONS:
         return entries * _positions(node, node.output.shape)
