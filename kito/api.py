@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -124,6 +125,9 @@ def optimize(
                 copy = _as_it_is(model, error)
                 report.notes.append(f"nothing is rewritten: {error}")
                 return copy
+            if graph.narrowed and not report.applied and precision is None:
+                with contextlib.suppress(Exception):
+                    return copy_model(model)  # which takes all that the model takes
             if precision is not None:
                 lower(graph, precision)
             graph.verify()
@@ -269,6 +273,8 @@ def rewritten(
         known.closed |= in_vain
         known.opened |= apart
         rounds += bool(found)
+    if graph.narrowed and attempt.applied:
+        attempt.notes.append(graph.narrowed)
     report.add(attempt)
     report.change = recorder.change()
     return graph

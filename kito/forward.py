@@ -85,7 +85,12 @@ def answers(model: keras.Model, inputs: Any) -> Any:
 def optional_arguments(model: keras.Model) -> list[str]:
     """What the call of a model takes besides its inputs, `training` and `mask`."""
     given = [] if is_graph_model(model) else arguments_of_call(model)
-    return [each.name for each in given[1:]]
+    return [
+        "*" * (each.kind is each.VAR_POSITIONAL)
+        + "**" * (each.kind is each.VAR_KEYWORD)
+        + each.name
+        for each in given[1:]
+    ]
 
 
 def own_methods(model: keras.Model, names: Iterable[str]) -> list[str]:

@@ -120,7 +120,7 @@ class Optional(keras.Model):
         super().__init__()
         self.conv, self.bn = Conv2D(3, 3), BatchNormalization()
 
-    def call(self, x, scale=None, *, flip=False, training=None):
+    def call(self, x, scale=None, *others, flip=False, training=None, **more):
         y = self.bn(self.conv(x), training=training)
         y = y[:, :, ::-1] if flip else y
         return y if scale is None else y * scale
@@ -132,6 +132,6 @@ def test_a_note_says_which_arguments_the_result_does_not_take():
     report = kito.Report()
     kito.optimize(randomize(model), report=report)
     assert report.notes == [
-        "the result takes no scale, flip, as the call of Optional does, and computes what that "
-        "does with the defaults"
+        "the result takes no scale, *others, flip, **more, as the call of Optional does, and "
+        "computes what that does with the defaults"
     ]

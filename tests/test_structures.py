@@ -196,6 +196,44 @@ def test_a_compiled_model_evaluates_as_before():
     assert np.allclose(fast.evaluate(*data, verbose=0), expected, rtol=1e-5)
 
 
+def own_error(expected, answer):
+    return ops.mean(ops.abs(expected - answer) ** 1.5, axis=-1)
+
+
+class OwnMetric(keras.metrics.MeanMetricWrapper):
+    def __init__(self, name="own", dtype=None):
+        super().__init__(own_error, name, dtype)
+
+    def get_config(self):
+        return {"name": self.name, "dtype": self.dtype}
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"loss": own_error, "metrics": [own_error, OwnMetric()]},
+        {"loss": lambda expected, answer: own_error(expected, answer)},
+        {"loss": keras.losses.Huber(0.1), "weighted_metrics": ["mae"]},  # Keras loads delta=1
+        {"loss": [own_error], "optimizer": type("Own", (keras.optimizers.SGD,), {})(0.5)},
+    ],
+    ids=["functions", "lambda", "huber", "optimizer"],
+)
+def test_a_model_compiled_with_what_keras_can_not_load_evaluates_as_before(options):
+    model = keras.Sequential([keras.Input(SHAPE), Conv2D(4, 3), BatchNormalization()])
+    model.compile(**options)
+    randomize(model)
+    rng = np.random.default_rng(0)
+    data = rng.normal(size=(4, *SHAPE)), rng.normal(size=(4, 6, 6, 4))
+    report = kito.Report()
+    fast = kito.optimize(model, FOLDS, report=report)
+    assert not report.notes
+    expected = model.evaluate(*data, verbose=0)
+    assert np.allclose(fast.evaluate(*data, verbose=0), expected, rtol=1e-5)
+    assert type(fast.optimizer) is type(model.optimizer)
+    assert fast.optimizer is not model.optimizer
+    assert not {*map(id, fast.metrics)} & {*map(id, model.metrics)}
+
+
 def test_penalties_of_rewritten_layers_are_missed_in_the_loss():
     inputs = keras.Input(SHAPE)
     x = BatchNormalization()(Conv2D(4, 3, kernel_regularizer="l2")(inputs))

@@ -32,6 +32,7 @@ from kito.graph.ir import Graph, Node, Ref, Tensor, rewritten_graphs, walk
 from kito.graph.keras_internals import (
     Functional,
     called,
+    compile_arguments,
     is_graph_class,
     keras_mask,
     mark_called,
@@ -77,14 +78,14 @@ def taken_apart(graph: Graph) -> tuple[set[Any], set[Any]]:
 def copy_compile_state(model: keras.Model, fast: keras.Model, report: Report) -> None:
     """Compile the new model as the source was, so that `evaluate` works as before.
 
-    The optimizer gets no state: that would be as large as the weights, or twice that. Penalties on
-    weights or activations, which only training needs, are lost where a layer was rewritten.
+    A loss is the same object, also one that Keras could not load. The optimizer gets no state: that
+    would be as large as the weights, or twice that. Penalties on weights or activations, which only
+    training needs, are lost where a layer was rewritten.
     """
     if not getattr(model, "compiled", False):
         return
     try:
-        config = keras.saving.deserialize_keras_object(model.get_compile_config())
-        fast.compile(**config)
+        fast.compile(**keras.tree.map_structure(_without_state, compile_arguments(model)))
     except Exception as error:
         report.notes.append(
             f"the result is not compiled, call `compile` again: {first_line(error)}"
@@ -94,6 +95,12 @@ def copy_compile_state(model: keras.Model, fast: keras.Model, report: Report) ->
             "the loss of `evaluate` lacks what regularizers of rewritten layers added to it "
             f"({lost})"
         )
+
+
+def _without_state(argument: Any) -> Any:
+    """An argument of `compile`; what keeps what it counts is made anew."""
+    stateful = isinstance(argument, keras.Metric | keras.Optimizer)
+    return type(argument).from_config(argument.get_config()) if stateful else argument
 
 
 def _penalties(model: keras.Model) -> int:
@@ -468,8 +475,9 @@ class _Builder:
             return self.new(layer, shape)
         if layer.graph is not None:
             if layer.cls is keras.layers.TimeDistributed:
-                model = self.model(layer.graph)
-                return layer.cls(**dict(layer.config) | {"layer": model})
+                # Without what it held, which may have no configuration.
+                config = keras.Layer.get_config(layer.source) | {"name": layer.name}
+                return layer.cls(self.model(layer.graph), **config)
             return self.model(layer.graph, layer.name)
         operation = shell(layer.source)  # keras.ops: no weights
         operation.name = layer.name

@@ -36,6 +36,7 @@ from kito.graph.keras_internals import (
     has_its_weights,
     infers,
     is_users,
+    layers_in,
     no_initializers,
     own_attributes,
     patched_methods,
@@ -223,34 +224,38 @@ def copy_model(model: keras.Model) -> keras.Model:
         return copy_layer(model)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # that Keras can't call it
-        with contextlib.suppress(Exception):
-            copy = _made_anew(model)
-            _build_inside(copy, model)
-            copy_state(model, copy)
-            return copy
-        copy = _made_anew(model)
+        # Its layers may have its policy, or not have got it.
+        for policy in (policy_of(model), contextlib.nullcontext()):
+            with contextlib.suppress(Exception):
+                copy = _made_anew(model, policy)
+                _build_inside(model, copy)
+                copy_state(model, copy)
+                return copy
+        copy = _made_anew(model, policy_of(model))
         build(copy, model.get_build_config())
         copy_state(model, copy)
         return copy
 
 
-def _made_anew(model: keras.Model) -> keras.Model:
-    """What the constructor makes of the part of the configuration that it takes."""
+def _made_anew(model: keras.Model, policy: contextlib.AbstractContextManager[None]) -> keras.Model:
+    """What the class makes of the part of the configuration that it takes."""
     config = complete_config(model)
     if type(model).get_config is keras.Model.get_config:
         taken = inspect.signature(type(model)).parameters
-        config = {key: config[key] for key in config if key in taken}
-    with policy_of(model):
-        copy = type(model)(**config)
+        if not any(each.kind is each.VAR_KEYWORD for each in taken.values()):
+            config = {key: config[key] for key in config if key in taken}
+    with policy:
+        copy = type(model).from_config(config)
     copy.name = model.name
     return copy
 
 
-def _build_inside(copy: keras.Layer, source: keras.Layer) -> None:
-    """Build the layers inside a copy, those first that build others inside them, then the copy."""
-    pairs = list(zip(sublayers(source), sublayers(copy), strict=True))
-    for old, new in (*pairs[1:], *pairs[:1]):
+def _build_inside(source: keras.Layer, copy: keras.Layer) -> None:
+    """Build the layers inside a copy, each before those that it makes then, and the copy itself."""
+    for old, new in zip(layers_in(source), layers_in(copy), strict=True):
         build(new, old.get_build_config())
+        _build_inside(old, new)
+    build(copy, source.get_build_config())
 
 
 def copy_and_call(

@@ -72,6 +72,9 @@ def check_match(graph: Graph, match: Match) -> None:
             )
         if match.ends is not None and set(followers) <= set(match.tails):
             continue  # the rule gives each of these what it reads
+        if len({reader.id for reader in followers}) > 1:
+            names = _named([reader.layer for reader in followers])
+            raise Decline(f"{node.layer.name} feeds {names}")
         if sum(ref.node == node.id for reader in followers for ref in reader.refs) > 1:
             raise Decline(f"{followers[0].layer.name} reads {node.layer.name} more than once")
 

@@ -16,6 +16,7 @@ import numpy as np
 from kito.graph.faithful import answer, sizes_to_try
 from kito.graph.ir import Graph, Node, Ref, Tensor, Trace
 from kito.graph.keras_internals import (
+    COMPARING_OPERATIONS,
     RESHAPING_OPERATIONS,
     UNREADING_OPERATIONS,
     sublayers,
@@ -65,12 +66,12 @@ def _is_integer(graph: Graph, ref: Ref, opened: Opened) -> bool:
 
 def _reads_integers(graph: Graph, ref: Ref, opened: Opened) -> Iterator[bool]:
     """Of each layer that a tensor goes to in the end, or output that it is, whether that reads
-    integers.
+    integers. What compares it, for a mask, may get either.
     """
     if ref in keras.tree.flatten(graph.outputs):
         yield False
     for node in graph.readers(ref.node):
-        if ref not in node.refs or node.layer.cls in UNREADING_OPERATIONS:
+        if ref not in node.refs or node.layer.cls in (*UNREADING_OPERATIONS, *COMPARING_OPERATIONS):
             continue
         inside = opened(graph, node)
         if node.layer.cls in RESHAPING:

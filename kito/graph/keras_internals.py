@@ -108,6 +108,12 @@ RESHAPING_OPERATIONS: tuple[type[keras.Operation], ...] = (
     numpy_operations.Transpose,
 )
 
+# Operations that compare numbers, such as words with the one that stands for none.
+COMPARING_OPERATIONS: tuple[type[keras.Operation], ...] = (
+    numpy_operations.Equal,
+    numpy_operations.NotEqual,
+)
+
 # Operations that read nothing but the shape and the dtype.
 UNREADING_OPERATIONS: tuple[type[keras.Operation], ...] = (
     numpy_operations.OnesLike,
@@ -196,6 +202,12 @@ def entry(shape: Sequence[int | None], dtype: str) -> keras.KerasTensor:
     return tensor
 
 
+def compile_arguments(model: keras.Model) -> dict[str, Any]:
+    """What a model was compiled with."""
+    arguments: dict[str, Any] = model._compile_config.config
+    return arguments
+
+
 def calls_in_order(model: keras.Model) -> list[Any]:
     """The calls that a model makes (keras.src.ops.node.Node), inputs first, if layers made them."""
     by_depth = _functional(model)._nodes_by_depth
@@ -271,12 +283,13 @@ def arguments_of_calls(operation: keras.Operation) -> list[tuple[Any, Any]]:
 
 def arguments_of_call(layer: keras.Layer) -> list[inspect.Parameter]:
     """What the call of a layer takes, but for what Keras gives it."""
-    return [
-        parameter
-        for parameter in inspect.signature(layer.call).parameters.values()
-        if parameter.kind not in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD)
-        and parameter.name not in ("training", "mask")
-    ]
+    parameters = inspect.signature(layer.call).parameters.values()
+    return [each for each in parameters if each.name not in ("training", "mask")]
+
+
+def takes_several(parameter: inspect.Parameter) -> bool:
+    """Whether it is the `*args` or `**kwargs` of a function."""
+    return parameter.kind in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD)
 
 
 def tensors_of_calls(
@@ -436,6 +449,11 @@ def states_between_batches(layer: keras.Layer) -> list[keras.Variable]:
 def sublayers(layer: keras.Layer) -> list[keras.Layer]:
     """The layer and all layers inside it, in the order in which Keras tracks them."""
     return list(layer._flatten_layers())
+
+
+def layers_in(layer: keras.Layer) -> list[keras.Layer]:
+    """The layers that a layer holds itself, not those inside them."""
+    return list(layer._flatten_layers(include_self=False, recursive=False))
 
 
 def infers(layer: keras.Layer) -> bool:

@@ -7,7 +7,6 @@ lifted once, so that sharing survives. What is written as a Python class is trac
 
 from __future__ import annotations
 
-import contextlib
 import itertools
 import os
 import re
@@ -48,10 +47,11 @@ from kito.graph.keras_internals import (
     plain,
     structures,
     sublayers,
+    takes_several,
     tensors_of_calls,
 )
 from kito.graph.layer import Layer
-from kito.graph.record import FAILS, UntraceableError, with_plain_sizes
+from kito.graph.record import FAILS, FAILS_ON_DATA, UntraceableError, with_plain_sizes
 from kito.graph.resize import common, fit_sequentials
 from kito.graph.subclasses import class_of
 from kito.graph.tensorflow_functions import in_function
@@ -466,10 +466,13 @@ class _Lifter:
                     return self.checked(graph)
                 known = with_integers(graph, inputs, self.inside)
                 for better in (_of_any_length(known), known) if known != inputs else ():
-                    with contextlib.suppress(UntraceableError):
+                    try:
                         found = self.checked(self.recorded(model, better))
-                        self.note_sizes(found, reasons)
-                        return found
+                    except UntraceableError as error:
+                        reasons.append(str(error))
+                        continue
+                    self.note_sizes(found, reasons)
+                    return found
                 self.checked(graph)
             except UntraceableError as error:
                 reasons.append(str(error))
@@ -489,12 +492,18 @@ class _Lifter:
         )
 
     def note_sizes(self, graph: Graph, reasons: list[str]) -> None:
-        """Say that the result takes no other sizes than the model was built for, if that is so."""
-        shapes = [graph.tensor(ref).shape[1:] for ref in keras.tree.flatten(graph.inputs)]
-        if reasons and any(shape[:-1] for shape in shapes) and None not in sum(shapes, ()):
-            self._report.notes.append(
+        """Note that the result takes no other sizes than the model was built for, if so: unless the
+        model ran on no others either.
+        """
+        tensors = [graph.tensor(ref) for ref in keras.tree.flatten(graph.inputs)]
+        shapes = [tensor.shape[1:] for tensor in tensors]
+        # A row of integers are words, one of floats features.
+        several = any(each.shape[1 if each.dtype == INTEGER else 2 :] for each in tensors)
+        others = [each for each in reasons if not each.startswith(FAILS_ON_DATA)]
+        if others and several and None not in sum(shapes, ()):
+            graph.narrowed = (
                 f"{graph.name} was built for inputs of {', '.join(map(str, shapes))}, and the "
-                f"result takes no others: made for any, {reasons[0]}"
+                f"result takes no others: made for any, {others[0]}"
             )
 
     def inside(self, graph: Graph, node: Node) -> Graph | None:
@@ -678,7 +687,11 @@ def _inputs_of(model: keras.Model) -> Iterator[Any]:
         yield keras.tree.map_structure(_tensor, structures(model)[0])
         return
     shapes = (model.get_build_config() or {}).get("input_shape")
-    required = [each for each in arguments_of_call(model) if each.default is each.empty]
+    required = [
+        each
+        for each in arguments_of_call(model)
+        if each.default is each.empty and not takes_several(each)
+    ]
     if shapes is None and len(required) == 1:
         raise NoGraphError(
             f"Keras has not kept the shapes of the inputs of the subclassed model '{model.name}', "

@@ -44,6 +44,8 @@ LONGER = 8
 # Of so many numbers in a tensor, each may be made of it.
 FEW = 16
 FAILS = "its call fails on"
+DATA = "random data"
+FAILS_ON_DATA = f"{FAILS} {DATA}"
 IN_A_RESHAPE = "computes with the batch size, which kito can replace in a reshape only"
 
 
@@ -52,7 +54,7 @@ class UntraceableError(Exception):
 
 
 @contextlib.contextmanager
-def only_untraceable(data: str = "random data", remedy: str = "") -> Iterator[None]:
+def only_untraceable(data: str = DATA, remedy: str = "") -> Iterator[None]:
     """Whatever the user's code raises here, on data that it did not expect, is one error."""
     try:
         yield

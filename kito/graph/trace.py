@@ -74,9 +74,14 @@ def trace(
         untouched(layer),
     ):
         reads = Reads()
+        unbuilt = [part for part in sublayers(layer) if not part.built]
         function = record(layer, args, kwargs, reads)
+        for part in unbuilt:
+            if part.weights:
+                raise UntraceableError(f"{part.name} gets its weights when it is called on data")
         _check_constants(layer, function, partial(record, layer, args, kwargs))
         _check_training(function)
+        _check_known_sizes(function)
         yield function, reads
 
 
@@ -251,6 +256,21 @@ def _check_training(function: Functional) -> None:
             raise UntraceableError(
                 f"its call calls {call.operation.name} with training=True, and `predict` of a "
                 "model with a graph of layers does not"
+            )
+
+
+def _check_known_sizes(function: Functional) -> None:
+    """A layer runs on a size of which nobody knows that it is the one that it has weights for, as
+    behind a Flatten, but Keras can't build it again for that.
+    """
+    for call in calls_in_order(function):
+        spec = getattr(call.operation, "input_spec", None)
+        axes = spec.axes if isinstance(spec, keras.InputSpec) else None
+        shape = call.arguments.keras_tensors[0].shape if axes else ()
+        if any(shape[axis] is None for axis in axes or ()):
+            raise UntraceableError(
+                f"its call hands {call.operation.name} a tensor of {shape}, of which not all sizes "
+                "are known that it has weights for"
             )
 
 

@@ -872,6 +872,83 @@ def test_a_subclassed_model_is_that_of_the_size_that_it_was_built_for(kind, size
     np.testing.assert_allclose(answer, expected, rtol=0, atol=1e-5 * np.abs(expected).max())
 
 
+class Flat(keras.Model):
+    """Images of 13 to 16 pixels have as many numbers in the end."""
+
+    def __init__(self):
+        super().__init__()
+        self.steps = [Conv2D(4, 3, strides=2, padding="same") for _ in range(3)]
+        self.head = Dense(2)
+
+    def call(self, x):
+        for step in self.steps:
+            x = step(x)
+        return self.head(layers.Flatten(name="flat")(x))
+
+
+@pytest.mark.parametrize("rules", [FOLDS, None])
+def test_a_size_that_a_layer_has_weights_for_is_known(rules):
+    model, data = Flat(), np.random.default_rng(0).normal(size=(2, 16, 16, 3)).astype("float32")
+    model(data)
+    fast = kito.optimize(randomize(model), rules, strict=True)
+    assert np.allclose(to_numpy(fast(data)), to_numpy(model(data)), atol=1e-5)
+    assert not {*map(id, fast.weights)} & {*map(id, model.weights)}
+
+
+def test_a_model_of_one_size_in_which_nothing_is_rewritten_takes_all_that_it_took():
+    class Repeated(keras.Model):
+        def __init__(self):
+            super().__init__()
+            self.dense = Dense(4)
+
+        def call(self, x):
+            mean = ops.mean(x, axis=1, keepdims=True)
+            return self.dense(ops.repeat(mean, ops.shape(x)[1], axis=1))
+
+    model = Repeated()
+    model(np.ones((2, 5, 3), "float32"))
+    report = kito.Report()
+    fast = kito.optimize(randomize(model), FOLDS, report=report)
+    assert not report.applied
+    assert not report.notes
+    longer = np.ones((2, 9, 3), "float32")
+    assert np.array_equal(to_numpy(fast(longer)), to_numpy(model(longer)))
+
+
+def test_a_block_that_is_not_yet_built_inside_is_kept_whole():
+    class Inner(layers.Layer):
+        def __init__(self):
+            super().__init__()
+            self.conv, self.bn = Conv2D(4, 3, padding="same"), BatchNormalization(name="inner_bn")
+
+        def build(self, shape):
+            """The weights come with the first call."""
+
+        def call(self, x):
+            return self.bn(self.conv(x))
+
+    class Outer(layers.Layer):
+        def __init__(self):
+            super().__init__()
+            self.inner = Inner()
+
+        def build(self, shape):
+            self.inner.build(shape)
+
+        def call(self, x):
+            return ops.relu(self.inner(x))
+
+        def compute_output_shape(self, shape):
+            return (*shape[:-1], 4)
+
+    inputs = keras.Input(SHAPE)
+    model = keras.Model(inputs, BatchNormalization()(Conv2D(4, 3)(Outer()(inputs))))
+    report = kito.Report()
+    kito.optimize(model, FOLDS, strict=True, report=report)
+    assert report.folded == {"conv_batchnorm": 1}
+    assert any("gets its weights when it is called on data" in note for note in report.notes)
+
+
 def test_what_a_layer_inside_returns_is_inferred_once_for_equal_tensors():
     ran = []
 
@@ -1502,6 +1579,81 @@ def test_a_subclassed_model_of_several_arguments():
         assert "does not take its inputs as one argument" in note
     with pytest.raises(kito.InputError, match="does not take its inputs as one argument"):
         kito.optimize(model, FOLDS, precision="bfloat16")
+
+
+class Lazy(layers.Layer):
+    """It makes what it holds when it is built."""
+
+    def build(self, shape):
+        self.dense = Dense(4)
+        self.dense.build(shape)
+
+    def call(self, x):
+        return self.dense(x)
+
+
+@keras.saving.register_keras_serializable("kito_tests")
+class HolderOfTwo(keras.Model):
+    """A model of two arguments that is given what it holds."""
+
+    def __init__(self, inner, **options):
+        super().__init__(**options)
+        self.inner = inner
+
+    def call(self, x, y):
+        return ops.cast(self.inner(x), y.dtype) + y
+
+    def get_config(self):
+        inner = keras.saving.serialize_keras_object(self.inner)
+        return {**super().get_config(), "inner": inner}
+
+    @classmethod
+    def from_config(cls, config):
+        inner = keras.saving.deserialize_keras_object(config.pop("inner"))
+        return cls(inner, **config)
+
+
+class Attention(layers.Layer):
+    def __init__(self):
+        super().__init__()
+        self.attention = layers.MultiHeadAttention(2, 2)
+
+    def call(self, x):
+        return self.attention(x, x)
+
+
+def holding(make):
+    class Two(keras.Model):
+        def __init__(self):
+            super().__init__()
+            self.inner = make()
+
+        def call(self, x, y):
+            return self.inner(x) + y
+
+    return Two()
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: holding(lambda: keras.Sequential([Dense(4), BatchNormalization()])),
+        lambda: holding(Lazy),
+        lambda: holding(Attention),
+        lambda: HolderOfTwo(Dense(4)),
+        lambda: HolderOfTwo(Dense(4), dtype="mixed_bfloat16"),
+    ],
+    ids=["deferred", "lazy", "attention", "from_config", "dtype"],
+)
+def test_what_a_copy_of_a_model_of_several_arguments_holds(make):
+    model, data = make(), np.ones((2, 3, 4), "float32")
+    model(data, data)
+    fast = kito.optimize(randomize(model), FOLDS)
+    assert type(fast) is type(model)
+    assert np.array_equal(
+        *(to_numpy(ops.cast(each(data, data), "float32")) for each in (fast, model))
+    )
+    assert not {*map(id, fast.weights)} & {*map(id, model.weights)}
 
 
 class TrainingNetwork(Network):

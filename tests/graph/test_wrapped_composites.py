@@ -162,3 +162,27 @@ def test_a_composite_that_gets_a_mask_is_kept():
     assert not report.applied
     (note,) = report.notes
     assert note == "inner (Units) is kept whole: a mask runs through it"
+
+
+class Unsaid(layers.Layer):
+    """Nobody can copy it."""
+
+    def __init__(self, factor):
+        super().__init__()
+        self.factor = factor
+
+    def call(self, x):
+        return x * 2.0
+
+
+def test_a_model_in_a_time_distributed_that_holds_what_nobody_can_copy():
+    step = keras.Input((4,))
+    x = BatchNormalization()(layers.Dense(4)(step))
+    held = keras.Model(step, Unsaid(object())(x))
+    inputs = keras.Input((3, 4))
+    model = keras.Model(inputs, TimeDistributed(held, name="steps")(inputs))
+    report = kito.Report()
+    fast = kito.optimize(randomize(model), FOLDS, strict=True, report=report)
+    assert report.folded == {"dense_batchnorm": 1}
+    assert fast.get_layer("steps").layer is not held
+    check_equivalent(model, fast)
