@@ -22,6 +22,7 @@ from kito.graph.change import Recorder
 from kito.graph.codegen import codegen, copy_compile_state, taken_apart
 from kito.graph.copying import copy_model
 from kito.graph.doubt import unfaithful
+from kito.graph.input_dtypes import answers_integers_alike
 from kito.graph.ir import Graph
 from kito.graph.keras_internals import READING, is_graph_class
 from kito.graph.lift import check_model, lift
@@ -275,6 +276,12 @@ def rewritten(
         rounds += bool(found)
     if graph.narrowed and attempt.applied:
         attempt.notes.append(graph.narrowed)
+    if graph.guessed is not None and not answers_integers_alike(model, graph.guessed):
+        dtypes = dict.fromkeys(leaf.dtype for leaf in keras.tree.flatten(graph.guessed))
+        attempt.notes.append(
+            f"the inputs of {model.name} are taken to be {', '.join(dtypes)}, for Keras keeps no "
+            "record of their dtypes; to integers the model answers otherwise"
+        )
     report.add(attempt)
     report.change = recorder.change()
     return graph

@@ -175,6 +175,7 @@ class Graph:
         laid_open: the composites of which the calls stand here, in the place of theirs.
         lifted: its calls before any rule was applied.
         spare: a copy of what it was lifted from, if one was made.
+        guessed: the inputs, with a `Tensor` for each tensor, if nobody knows their dtypes.
         narrowed: which sizes it does not take that its source takes, and why; empty if it does.
         dag: the `networkx.MultiDiGraph` of the numbers of the nodes. A multigraph, for
             `Add()([x, x])` has two equal edges.
@@ -195,6 +196,7 @@ class Graph:
         self.laid_open: list[LaidOpen] = []
         self.lifted: Calls | None = None
         self.spare: keras.Layer | None = None
+        self.guessed: Any = None
         self.narrowed = ""
         self.dag = nx.MultiDiGraph()
         self._nodes: dict[int, Node] = {}

@@ -27,7 +27,6 @@ from kito.graph.faithful import WrongShapeError, check_shape
 from kito.graph.inline import inline_models
 from kito.graph.input_dtypes import (
     INTEGER,
-    answers_integers_alike,
     takes_floats,
     with_integers,
 )
@@ -478,12 +477,7 @@ class _Lifter:
                 reasons.append(str(error))
                 continue
             self.note_sizes(graph, reasons)
-            if not answers_integers_alike(model, inputs):
-                dtypes = dict.fromkeys(leaf.dtype for leaf in keras.tree.flatten(inputs))
-                self._report.notes.append(
-                    f"the inputs of {model.name} are taken to be {', '.join(dtypes)}, for Keras "
-                    "keeps no record of their dtypes; to integers the model answers otherwise"
-                )
+            graph.guessed = inputs
             return graph
         raise NoGraphError(
             f"the subclassed model '{model.name}' ({type(model).__qualname__}) has no graph of "
