@@ -102,6 +102,30 @@ def test_a_head_over_five_levels_is_copied_only_where_it_pays():
     check_rewrites(model, FOLDS, times=3)
 
 
+@pytest.mark.parametrize("is_output", [False, True])
+def test_each_call_of_a_convolution_has_an_activation_of_its_own(is_output):
+    inputs = [keras.Input((size, size, 16)) for size in (32, 16, 8)]
+    conv = Conv2D(16, 3, padding="same", name="conv")
+    outputs = [layers.ReLU(name=f"relu_{number}")(conv(x)) for number, x in enumerate(inputs)]
+    if not is_output:
+        outputs = [layers.GlobalMaxPooling2D()(x) for x in outputs]
+    model = keras.Model(inputs, outputs)
+    fast = check_rewrites(model, ["linear_activation"], times=3)
+    assert fast.count_params() == model.count_params()
+    assert fast.output_names == model.output_names
+
+
+def test_calls_of_a_convolution_with_other_activations_stay_apart():
+    inputs = [keras.Input((size, size, 16)) for size in (16, 16, 8, 8)]
+    conv = Conv2D(16, 3, padding="same", name="conv")
+    names = ("relu", "tanh", "relu", "tanh")
+    outputs = [layers.Activation(name)(conv(x)) for name, x in zip(names, inputs, strict=True)]
+    model = keras.Model(inputs, [layers.GlobalMaxPooling2D()(x) for x in outputs])
+    fast = check_rewrites(model, ["linear_activation"], times=4)
+    kernels = [each for each in fast.layers if isinstance(each, Conv2D)]
+    assert len(kernels) == 2
+
+
 def test_sizes_that_are_not_known_count_as_one():
     inputs = inputs_of(2, (None, None, 16))
     conv = Conv2D(16, 3)

@@ -24,7 +24,7 @@ from kito.graph.doubt import CONTAINERS, copied
 from kito.graph.guards import check_match, check_result
 from kito.graph.hazards import check_hazards
 from kito.graph.inference import infer_outputs
-from kito.graph.ir import Graph, Node, Ref, walk
+from kito.graph.ir import Graph, Node, Ref, exactly, walk
 from kito.graph.kept import EXPECTED_TO_GO, unexplained
 from kito.graph.keras_internals import is_graph_class, sublayers
 from kito.graph.layer import Call, Layer, Output
@@ -328,28 +328,35 @@ class _Rewriter:
         return site
 
     def twins(self, rule: Rule, site: Site) -> list[Site]:
-        """The other calls of the same layers, where these can be rewritten in the same way."""
+        """The other calls of the same layers, where these can be rewritten in the same way. Of
+        those without weights, such as activations, each call may have one of its own.
+        """
         layers = [node.layer for node in site.match.nodes]
+        weighted = [layer for layer in layers if layer.parameters] or layers
         taken = {(site.graph, node.id) for node in site.match.nodes}
         found = []
-        if any(len(self.calls[layer]) == layers.count(layer) for layer in layers):
+        if any(len(self.calls[layer]) == layers.count(layer) for layer in weighted):
             return []
-        for graph, node_id in self.calls[layers[-1]]:
-            if graph is site.graph and node_id == site.match.tail.id:
-                continue
-            match = rule.pattern.match(graph, graph[node_id])
-            if match is None:
-                continue
-            nodes = {(graph, node.id) for node in match.nodes}
-            if [node.layer for node in match.nodes] != layers or nodes & taken:
-                continue
-            try:
-                twin = self.evaluate(rule, graph, match)
-            except Decline:
-                continue
-            if len(twin.layers) == len(site.layers) and all(map(_same, twin.layers, site.layers)):
-                found.append(twin)
-                taken |= nodes
+        for graph, node_id in self.calls[weighted[-1]]:
+            for tail in _within(graph, graph[node_id], len(layers)):
+                match = rule.pattern.match(graph, tail)
+                if match is None:
+                    continue
+                nodes = {(graph, node.id) for node in match.nodes}
+                others = [node.layer for node in match.nodes]
+                if nodes & taken or len(others) != len(layers):
+                    continue
+                if not all(map(_stands_for, others, layers)):
+                    continue
+                try:
+                    twin = self.evaluate(rule, graph, match)
+                except Decline:
+                    continue
+                if len(twin.layers) == len(site.layers) and all(
+                    map(_same, twin.layers, site.layers)
+                ):
+                    found.append(twin)
+                    taken |= nodes
         return found
 
     def readers(self, graph: Graph, node: Node) -> Iterator[tuple[Graph, Node]]:
@@ -428,7 +435,7 @@ class _Rewriter:
             self.count(rule, each)
             # The layers of the first site are those of all.
             self.splice(each, dict(zip(each.layers, names, strict=True)), moved)
-        for layer in old:
+        for layer in dict.fromkeys(node.layer for each in sites for node in each.match.nodes):
             calls = self.calls[layer]
             if not calls:
                 del self.calls[layer]  # and with it the weights that an earlier rewrite gave it
@@ -598,6 +605,24 @@ def _with_classes(reason: str, match: Match) -> str:
             name = rf"(?<![\w/]){re.escape(layer.name)}(?![\w/])"
             reason = re.sub(name, f"{layer.name} ({layer.cls.__name__})", reason, count=1)
     return reason
+
+
+def _within(graph: Graph, node: Node, steps: int) -> Iterator[Node]:
+    """The calls that are reached from one in fewer than so many steps, that one first."""
+    known: dict[int, Node] = {}
+    some = [node]
+    for _ in range(steps):
+        known |= {each.id: each for each in some}
+        yield from some
+        read = {each.id: each for one in some for each in graph.readers(one.id)}
+        some = [each for each in read.values() if each.id not in known]
+
+
+def _stands_for(one: Layer, other: Layer) -> bool:
+    """Whether two layers are one, or have no weights and compute the same."""
+    if one is other or one.cls is not other.cls or one.parameters or other.parameters:
+        return one is other
+    return one.signature == other.signature and exactly(one.behaviour) == exactly(other.behaviour)
 
 
 def _same(one: Layer, other: Layer) -> bool:
