@@ -234,7 +234,9 @@ def _may_be_integers(graph: Graph, ref: Ref) -> bool:
             for each in node.refs
         )
     casts = node.layer.cls in CASTING or (node.layer.parameters and node.layer.cls not in ROUNDING)
-    return not casts and any(_may_be_integers(graph, each) for each in node.refs)
+    # Integers that are joined with floats, or added to some, become floats.
+    some = all if node.layer.cls in MERGES else any
+    return not casts and some(_may_be_integers(graph, each) for each in node.refs)
 
 
 def _classes(node: Node) -> set[type]:

@@ -7,7 +7,8 @@ linear layer, which takes it in:
     bn(pool(linear(x))) = pool(bn(linear(x)))
 
 The channels must come through in their order. That is tested: the map of the BatchNormalization is
-sent through the layers in between, and must come out as it went in.
+sent through the layers in between, and must come out as it went in. A Reshape may make positions of
+channels, as the first one of a generator of pictures does; then each stands for several.
 """
 
 import numpy as np
@@ -43,13 +44,18 @@ def linear_moves_batchnorm(linear: Node, between: tuple[Node, ...], last: Node, 
     path = (*between, last)
     check_dtype(bn, last)
     scale, shift = scale_and_shift(bn)
-    axis = linear_axis(linear)
-    if len(scale) != linear.output.shape[axis]:
+    axis, bn_axis = linear_axis(linear), bn.axis % len(bn.output.shape)
+    each, others = divmod(linear.output.shape[axis], len(scale))
+    if others:
         raise Decline(f"{bn.name} has {len(scale)} channels, {linear.name} has others")
-    arrived = through(path, Affine(bn.name, scale, shift, axis), linear)
-    there = arrived.along(bn.axis % len(bn.output.shape), len(scale))
+    # Those of the last axis change first.
+    spread = np.tile if bn_axis == len(bn.output.shape) - 1 else np.repeat
+    all_scale, all_shift = spread(scale, each), spread(shift, each)
+    arrived = through(path, Affine(bn.name, all_scale, all_shift, axis), linear)
+    there = arrived.along(bn_axis, len(scale))
     if not np.array_equal(there, (scale, shift)):
         raise Decline(f"the channels of {linear.name} come to {bn.name} in another order")
-    result = called(path, folded(linear, bn, scale, shift)(*linear.args, **linear.kwargs))
+    new = folded(linear, bn, all_scale, all_shift)
+    result = called(path, new(*linear.args, **linear.kwargs))
     assert isinstance(result, Call)
     return result

@@ -119,6 +119,19 @@ def test_declines_integers_of_which_keras_infers_floats(handing):
     check_declines(model, RULES, reason="scale reads")
 
 
+@pytest.mark.parametrize("merge", [layers.Concatenate, layers.Add, layers.Maximum])
+def test_integers_that_meet_floats_fold(merge):
+    given = keras.Input((4,)), keras.Input((4,), dtype="int32")
+    y = BatchNormalization(name="bn")(merge()([given[0], layers.ReLU()(given[1])]))
+    check_rewrites(keras.Model(given, layers.Dense(3)(y)), RULES, times=1)
+
+
+def test_declines_integers_that_meet_integers():
+    given = keras.Input((4,), dtype="int32"), keras.Input((4,), dtype="int32")
+    y = BatchNormalization(name="bn")(layers.Concatenate()([layers.ReLU()(x) for x in given]))
+    check_declines(keras.Model(given, layers.Dense(3)(y)), RULES, reason="bn reads what may be")
+
+
 def test_floats_that_were_made_of_integers_fold():
     x = keras.Input(SHAPES[2], dtype="uint8")
     y = BatchNormalization()(layers.ZeroPadding2D()(Rescaling(1 / 255)(x)))

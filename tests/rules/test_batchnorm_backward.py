@@ -148,6 +148,20 @@ def test_random_rows(filters, size, moving, end, seed):
         check_rewrites(model, RULES, times=1, tolerance=BOUND, seed=seed)
 
 
+@pytest.mark.parametrize(
+    ("sizes", "axis"), [((4, 3, 8), -1), ((12, 8), -1), ((8, 4, 3), 1), ((8, 12), 1)]
+)
+def test_folds_past_a_reshape_that_makes_positions(sizes, axis):
+    row = [Dense(96, use_bias=False), layers.Reshape(sizes), BatchNormalization(axis=axis)]
+    fast = check_rewrites(model_of(*row, shape=(5,)), RULES, times=1)
+    assert [type(layer) for layer in fast.layers] == [Dense, layers.Reshape]
+
+
+def test_declines_positions_that_come_to_the_normalization_in_another_order():
+    row = [Dense(96), layers.Reshape((8, 12)), layers.Permute((2, 1)), BatchNormalization()]
+    check_declines(model_of(*row, shape=(5,)), RULES, reason="spreads the channels")
+
+
 def test_declines_an_activation():
     row = [Conv2D(4, 3, activation="relu", name="conv"), layers.AveragePooling2D(2)]
     model = model_of(*row, BatchNormalization(name="bn"))
