@@ -12,7 +12,7 @@ import keras
 from keras import layers
 
 from kito.graph.ir import Graph, Node
-from kito.graph.keras_internals import is_users
+from kito.graph.keras_internals import is_users, sublayers
 from kito.report import Declined
 
 # What one would expect to be taken away or replaced, and the rule that would most likely do it.
@@ -48,6 +48,7 @@ def unexplained(
         explained: the names of the layers of which a rule said why it declined.
     """
     for node in graph:
+        yield from _held(node, path, rules)
         cls = node.layer.cls
         base = next((each for each in cls.__mro__ if each in NEAREST), None)
         rule = NEAREST.get(base)
@@ -60,6 +61,20 @@ def unexplained(
         elif _would_go(node):
             reason = _by_input(node) if node.layer.cls in BY_INPUT else _surroundings(graph, node)
             yield Declined(rule, (node.layer.name,), path, reason)
+
+
+def _held(node: Node, path: tuple[str, ...], rules: Collection[str]) -> Iterator[Declined]:
+    """An entry for each BatchNormalization inside one of Keras' own layers, such as in the cell of
+    an RNN. Of layers that people write, a note says why they are kept whole.
+    """
+    source, rule = node.layer.source, NEAREST[layers.BatchNormalization]
+    own = isinstance(source, keras.Layer) and not is_users(type(source))
+    if rule not in rules or not own or node.layer.graph is not None:
+        return
+    for part in sublayers(source)[1:]:
+        if isinstance(part, layers.BatchNormalization):
+            reason = f"{part.name} stands inside {_called(node)}, into which no rule looks"
+            yield Declined(rule, (f"{node.layer.name}/{part.name}",), path, reason)
 
 
 def _would_go(node: Node) -> bool:

@@ -45,12 +45,12 @@ def linear_moves_batchnorm(linear: Node, between: tuple[Node, ...], last: Node, 
     check_dtype(bn, last)
     scale, shift = scale_and_shift(bn)
     axis, bn_axis = linear_axis(linear), bn.axis % len(bn.output.shape)
-    each, others = divmod(linear.output.shape[axis], len(scale))
-    if others:
+    channels = linear.output.shape[axis]
+    if channels is None or channels % len(scale):
         raise Decline(f"{bn.name} has {len(scale)} channels, {linear.name} has others")
     # Those of the last axis change first.
     spread = np.tile if bn_axis == len(bn.output.shape) - 1 else np.repeat
-    all_scale, all_shift = spread(scale, each), spread(shift, each)
+    all_scale, all_shift = (spread(each, channels // len(scale)) for each in (scale, shift))
     arrived = through(path, Affine(bn.name, all_scale, all_shift, axis), linear)
     there = arrived.along(bn_axis, len(scale))
     if not np.array_equal(there, (scale, shift)):

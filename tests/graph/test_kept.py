@@ -31,6 +31,32 @@ def test_a_normalization_behind_an_addition():
     assert "no rule matches there" in str(explain(added(), FOLDS))
 
 
+@keras.saving.register_keras_serializable("test_kept")
+class NormalizedCell(layers.Layer):
+    def __init__(self, **options):
+        super().__init__(**options)
+        self.state_size = 4
+        self.dense, self.bn = Dense(4, name="dense"), BatchNormalization(name="bn")
+
+    def build(self, shape):
+        self.dense.build(shape)
+        self.bn.build((None, 4))
+
+    def call(self, x, states):
+        y = self.bn(self.dense(x)) + states[0]
+        return y, [y]
+
+
+@pytest.mark.parametrize("around", [lambda rnn: rnn, layers.Bidirectional])
+def test_a_normalization_in_the_cell_of_an_rnn(around):
+    rnn = around(layers.RNN(NormalizedCell(name="cell"), name="rnn"))
+    model = keras.Sequential([keras.Input((5, 3)), rnn])
+    reasons = [kept.reason for kept in explain(model, FOLDS).unmatched]
+    name = f"{rnn.name} ({type(rnn).__name__})"
+    assert reasons
+    assert set(reasons) == {f"bn stands inside {name}, into which no rule looks"}
+
+
 class Ours(BatchNormalization):
     def call(self, inputs, training=None):
         return super().call(inputs, training=training) * 2.0
