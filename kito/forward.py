@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterable, Iterator
+from inspect import Parameter
 from typing import Any
 
 import keras
@@ -85,12 +86,8 @@ def answers(model: keras.Model, inputs: Any) -> Any:
 def optional_arguments(model: keras.Model) -> list[str]:
     """What the call of a model takes besides its inputs, `training` and `mask`."""
     given = [] if is_graph_model(model) else arguments_of_call(model)
-    return [
-        "*" * (each.kind is each.VAR_POSITIONAL)
-        + "**" * (each.kind is each.VAR_KEYWORD)
-        + each.name
-        for each in given[1:]
-    ]
+    stars: dict[Any, str] = {Parameter.VAR_POSITIONAL: "*", Parameter.VAR_KEYWORD: "**"}
+    return [stars.get(each.kind, "") + each.name for each in given[1:]]
 
 
 def own_methods(model: keras.Model, names: Iterable[str]) -> list[str]:

@@ -234,6 +234,39 @@ def test_a_model_compiled_with_what_keras_can_not_load_evaluates_as_before(optio
     assert not {*map(id, fast.metrics)} & {*map(id, model.metrics)}
 
 
+@keras.saving.register_keras_serializable("test_structures")
+class Compiled(keras.Model):
+    """It is compiled in its own way."""
+
+    def __init__(self, **options):
+        super().__init__(**options)
+        self.dense = Dense(2)
+        self.scale = self.add_weight(shape=(2,), initializer="ones", name="scale")
+
+    def call(self, x):
+        return self.dense(x) * self.scale
+
+    def compile(self, own_optimizer, own_loss):
+        super().compile(loss=own_loss)
+        self.own_optimizer, self.own_loss = own_optimizer, own_loss
+
+    def get_compile_config(self):
+        own = {"own_optimizer": self.own_optimizer, "own_loss": self.own_loss}
+        return keras.saving.serialize_keras_object(own)
+
+
+def test_a_model_that_is_compiled_in_its_own_way():
+    model, data = Compiled(), np.ones((4, 3), "float32")
+    model(data)
+    model.compile(keras.optimizers.SGD(0.5), keras.losses.MeanSquaredError())
+    fast = kito.optimize(model, FOLDS)
+    assert type(fast) is Compiled
+    assert float(fast.own_optimizer.learning_rate) == 0.5
+    assert fast.own_optimizer is not model.own_optimizer
+    expected = model.evaluate(data, data[:, :2], verbose=0)
+    assert np.allclose(fast.evaluate(data, data[:, :2], verbose=0), expected, rtol=1e-5)
+
+
 def test_penalties_of_rewritten_layers_are_missed_in_the_loss():
     inputs = keras.Input(SHAPE)
     x = BatchNormalization()(Conv2D(4, 3, kernel_regularizer="l2")(inputs))

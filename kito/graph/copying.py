@@ -56,6 +56,8 @@ SETTINGS = (bool, int, float, str, type(None))
 NOT_SETTINGS = {"_name", "name", "_path", "_parent_path", "_called", "_lock", "_trainable", "built"}
 # Layers of Keras' own around a layer that they are given.
 WRAPPERS = (keras.layers.TimeDistributed, keras.layers.SpectralNormalization)
+# What a `compile` of a class' own leaves in attributes: it is called again.
+COMPILED_WITH = (keras.Loss, keras.Metric, keras.Optimizer)
 # How deep objects in the attributes of a layer are compared.
 LEVELS = 3
 
@@ -434,6 +436,8 @@ def _differs(name: str, source: keras.Layer, copy: keras.Layer) -> bool:
     """Whether a copy has another value in an attribute, as far as values can be compared."""
     old, new = vars(source)[name], vars(copy).get(name)
     if any(map(_is_left_by_a_call, keras.tree.flatten((old, new)))):
+        return False
+    if isinstance(old, COMPILED_WITH):
         return False
     return name not in vars(copy) or not _all_equal(old, new, LEVELS)
 

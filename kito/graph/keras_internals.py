@@ -203,8 +203,11 @@ def entry(shape: Sequence[int | None], dtype: str) -> keras.KerasTensor:
 
 
 def compile_arguments(model: keras.Model) -> dict[str, Any]:
-    """What a model was compiled with."""
-    arguments: dict[str, Any] = model._compile_config.config
+    """What a model was compiled with; of a class that says it itself, as Keras would load it."""
+    if type(model).get_compile_config is keras.Model.get_compile_config:
+        arguments: dict[str, Any] = model._compile_config.config
+    else:
+        arguments = keras.saving.deserialize_keras_object(model.get_compile_config())
     return arguments
 
 
