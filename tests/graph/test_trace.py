@@ -2405,6 +2405,7 @@ class ForLarge(layers.Layer):
         return self.large(x) if (x.shape[1] or 0) > 100 else x
 
 
+@pytest.mark.skipif(BACKEND == "jax", reason="there Keras does not compare a size it doesn't know")
 @pytest.mark.filterwarnings("ignore:`build.*was called on layer 'block':UserWarning")
 def test_what_a_trace_builds_it_takes_back():
     model = around(ForLarge(name="block"), shape=(None, None, 3))
