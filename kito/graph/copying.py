@@ -240,16 +240,39 @@ def copy_model(model: keras.Model) -> keras.Model:
 
 
 def _made_anew(model: keras.Model, policy: contextlib.AbstractContextManager[None]) -> keras.Model:
-    """What the class makes of the part of the configuration that it takes."""
-    config = complete_config(model)
+    """What the class makes of its configuration.
+
+    Of a model without a `get_config` of its own, Keras says what the constructor need not take, and
+    of what it takes only the defaults. Most constructors keep that in an attribute of the name.
+    """
     if type(model).get_config is keras.Model.get_config:
         taken = inspect.signature(type(model)).parameters
-        if not any(each.kind is each.VAR_KEYWORD for each in taken.values()):
-            config = {key: config[key] for key in config if key in taken}
+        kept = (each for each in taken if hasattr(model, each) and not hasattr(type(model), each))
+        config = {name: _anew(getattr(model, name)) for name in kept}
+        if any(each.kind is each.VAR_KEYWORD for each in taken.values()):
+            config["dtype"] = model.dtype_policy
+    else:
+        config = complete_config(model)
     with policy:
         copy = type(model).from_config(config)
     copy.name = model.name
     return copy
+
+
+def _anew(value: Any) -> Any:
+    """An argument like one that a model keeps.
+
+    Raises:
+        CannotCopyError: it may be something that both would share.
+    """
+    if isinstance(value, list | tuple):
+        several = map(_anew, value)
+        return tuple(several) if isinstance(value, tuple) else list(several)
+    if isinstance(value, keras.Layer):
+        return copy_structure(value)
+    if not isinstance(value, PLAIN):
+        raise CannotCopyError(f"it is made of a {type(value).__name__}")
+    return value
 
 
 def _build_inside(source: keras.Layer, copy: keras.Layer) -> None:

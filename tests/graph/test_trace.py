@@ -1622,6 +1622,21 @@ class Attention(layers.Layer):
         return self.attention(x, x)
 
 
+class Kept(keras.Model):
+    """A model that keeps what it is made of, and has no `get_config`."""
+
+    def __init__(self, inner, units, activations=()):
+        super().__init__()
+        self.inner, self.units, self.activations = inner, units, activations
+        self.steps = [Dense(units, activation=each) for each in (None, *activations)]
+
+    def call(self, x, y):
+        x = self.inner(x)
+        for step in self.steps:
+            x = step(x)
+        return x + y
+
+
 def holding(make):
     class Two(keras.Model):
         def __init__(self):
@@ -1642,8 +1657,9 @@ def holding(make):
         lambda: holding(Attention),
         lambda: HolderOfTwo(Dense(4)),
         lambda: HolderOfTwo(Dense(4), dtype="mixed_bfloat16"),
+        lambda: Kept(keras.Sequential([Dense(3)]), 4, ["relu"]),
     ],
-    ids=["deferred", "lazy", "attention", "from_config", "dtype"],
+    ids=["deferred", "lazy", "attention", "from_config", "dtype", "kept"],
 )
 def test_what_a_copy_of_a_model_of_several_arguments_holds(make):
     model, data = make(), np.ones((2, 3, 4), "float32")
@@ -1654,6 +1670,21 @@ def test_what_a_copy_of_a_model_of_several_arguments_holds(make):
         *(to_numpy(ops.cast(each(data, data), "float32")) for each in (fast, model))
     )
     assert not {*map(id, fast.weights)} & {*map(id, model.weights)}
+
+
+def test_a_model_of_several_arguments_that_is_made_of_something_unknown():
+    class Made(keras.Model):
+        def __init__(self, maker):
+            super().__init__()
+            self.maker, self.dense = maker, Dense(4)
+
+        def call(self, x, y):
+            return self.dense(x) + y
+
+    model, data = Made(object()), np.ones((2, 4), "float32")
+    model(data, data)
+    with pytest.raises(kito.InputError, match="it is made of a object"):
+        kito.optimize(model, FOLDS)
 
 
 class TrainingNetwork(Network):
