@@ -329,14 +329,17 @@ class _Rewriter:
 
     def twins(self, rule: Rule, site: Site) -> list[Site]:
         """The other calls of the same layers, where these can be rewritten in the same way. Of
-        those without weights, such as activations, each call may have one of its own.
+        those without weights, such as activations, each call may have one of its own, if that is
+        given a tensor and nothing else.
         """
         layers = [node.layer for node in site.match.nodes]
         weighted = [layer for layer in layers if layer.parameters] or layers
         taken = {(site.graph, node.id) for node in site.match.nodes}
         found = []
-        if any(len(self.calls[layer]) == layers.count(layer) for layer in weighted):
-            return []
+        for node in site.match.nodes:
+            is_own = len(self.calls[node.layer]) == layers.count(node.layer)
+            if is_own and (node.layer in weighted or not _takes_only_tensors(node)):
+                return []
         for graph, node_id in self.calls[weighted[-1]]:
             for tail in _within(graph, graph[node_id], len(layers)):
                 match = rule.pattern.match(graph, tail)
@@ -616,6 +619,10 @@ def _within(graph: Graph, node: Node, steps: int) -> Iterator[Node]:
         yield from some
         read = {each.id: each for one in some for each in graph.readers(one.id)}
         some = [each for each in read.values() if each.id not in known]
+
+
+def _takes_only_tensors(node: Node) -> bool:
+    return all(isinstance(leaf, Ref) for leaf in keras.tree.flatten((node.args, node.kwargs)))
 
 
 def _stands_for(one: Layer, other: Layer) -> bool:
