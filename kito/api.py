@@ -129,6 +129,7 @@ def optimize(
             if graph.narrowed and not report.applied and precision is None:
                 with contextlib.suppress(Exception):
                     return copy_model(model)  # which takes all that the model takes
+                report.notes.append(graph.narrowed)
             if precision is not None:
                 lower(graph, precision)
             graph.verify()

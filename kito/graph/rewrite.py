@@ -342,25 +342,30 @@ class _Rewriter:
                 return []
         for graph, node_id in self.calls[weighted[-1]]:
             for tail in _within(graph, graph[node_id], len(layers)):
-                match = rule.pattern.match(graph, tail)
-                if match is None:
-                    continue
-                nodes = {(graph, node.id) for node in match.nodes}
-                others = [node.layer for node in match.nodes]
-                if nodes & taken or len(others) != len(layers):
-                    continue
-                if not all(map(_stands_for, others, layers)):
-                    continue
-                try:
-                    twin = self.evaluate(rule, graph, match)
-                except Decline:
-                    continue
-                if len(twin.layers) == len(site.layers) and all(
-                    map(_same, twin.layers, site.layers)
-                ):
+                twin = self.twin(rule, site, graph, tail, taken)
+                if twin is not None:
                     found.append(twin)
-                    taken |= nodes
+                    taken |= {(graph, node.id) for node in twin.match.nodes}
         return found
+
+    def twin(
+        self, rule: Rule, site: Site, graph: Graph, tail: Node, taken: set[tuple[Graph, int]]
+    ) -> Site | None:
+        """The site that ends with a call, if it is like another one and has no calls of others."""
+        match = rule.pattern.match(graph, tail)
+        if match is None or len(match.nodes) != len(site.match.nodes):
+            return None
+        if any((graph, node.id) in taken for node in match.nodes):
+            return None
+        pairs = zip(match.nodes, site.match.nodes, strict=True)
+        if not all(_stands_for(node.layer, other.layer) for node, other in pairs):
+            return None
+        try:
+            twin = self.evaluate(rule, graph, match)
+        except Decline:
+            return None
+        alike = len(twin.layers) == len(site.layers) and all(map(_same, twin.layers, site.layers))
+        return twin if alike else None
 
     def readers(self, graph: Graph, node: Node) -> Iterator[tuple[Graph, Node]]:
         """The calls that read the node, across the borders of nested models."""
