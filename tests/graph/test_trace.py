@@ -2178,25 +2178,34 @@ def test_declines_to_take_apart_a_model_whose_layers_can_not_be_loaded(cls, tmp_
 class Tupled(layers.Layer):
     """Its `build` takes tuples only; in a file, shapes are lists."""
 
+    def __init__(self, only=True, **options):
+        super().__init__(**options)
+        self.only = only
+
     def build(self, shape):
+        shape = shape if self.only else tuple(shape)
         self.scale = self.add_weight(shape=shape[1:-1] + (1,))  # noqa: RUF005
 
     def call(self, x):
         return x * self.scale
+
+    def get_config(self):
+        return {**super().get_config(), "only": self.only}
 
 
 @keras.saving.register_keras_serializable("test_trace")
 class TupledBlock(Block):
     def __init__(self, filters=4, **options):
         super().__init__(filters, **options)
-        self.tupled = Tupled()
+        self.listed, self.tupled = Tupled(only=False), Tupled()
 
     def build(self, shape):
         super().build(shape)
+        self.listed.build(tuple(shape))
         self.tupled.build(tuple(shape))
 
     def call(self, x):
-        return self.tupled(super().call(x))
+        return self.tupled(self.listed(super().call(x)))
 
 
 def test_declines_to_lay_open_what_is_built_of_tuples_only(tmp_path):
