@@ -16,7 +16,7 @@ from kito.comparison import compare
 from kito.definition import Rule
 from kito.errors import GraphError, InputError, KitoError, NoGraphError, first_line
 from kito.faults import build_right
-from kito.forward import EVALUATING, PREDICTING, optional_arguments, own_methods
+from kito.forward import EVALUATING, PREDICTING, TRAINING, optional_arguments, own_methods
 from kito.graph.borders import laid_open_in_vain
 from kito.graph.change import Recorder
 from kito.graph.codegen import codegen, copy_compile_state, taken_apart
@@ -172,6 +172,11 @@ def optimize(
         report.notes.append(
             f"the result is a plain Keras model, without the {', '.join(own)} of "
             f"{type(model).__name__}: its `predict` gives what a call of the model gives"
+        )
+    if type(fast) is not type(model) and (own := own_methods(model, TRAINING)):
+        report.notes.append(
+            f"the result is a plain Keras model, without the {', '.join(own)} of "
+            f"{type(model).__name__}: to train on, train the model and optimize it again"
         )
     if type(fast) is not type(model) and (lost := optional_arguments(model)):
         report.notes.append(

@@ -33,6 +33,7 @@ EVALUATING = (
     "compute_loss",
     "compute_metrics",
 )
+TRAINING = ("fit", "train_on_batch", "train_step", "make_train_function")
 
 
 def as_called(model: keras.Model) -> keras.Model:

@@ -77,6 +77,20 @@ def test_the_report_names_what_the_result_lacks(model):
     assert "without the predict_step of" in note
 
 
+class Trained(keras.Model):
+    def train_step(self, *args):
+        return {"loss": 0.0 * keras.ops.sum(args[-1])}
+
+
+def test_a_note_says_that_the_result_is_trained_otherwise():
+    inputs = Input((8, 8, 3))
+    model = Trained(inputs, BatchNormalization()(Conv2D(4, 3)(inputs)))
+    report = kito.Report()
+    kito.optimize(model, report=report)
+    [note] = report.notes
+    assert "without the train_step of Trained: to train on" in note
+
+
 def test_a_model_of_its_class_keeps_its_steps():
     inputs = Input((8, 8, 3))
     model = Classifier(inputs, Conv2D(4, 3)(inputs))
