@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import inspect
+import itertools
 import json
 import re
 import tempfile
@@ -246,19 +247,21 @@ def copy_model(model: keras.Model) -> keras.Model:
     """
     with contextlib.suppress(Exception):
         return copy_layer(model)
+    # Its layers may have its policy, or not have got it.
+    policies = policy_of, contextlib.nullcontext
+    error: Exception = CannotCopyError()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # that Keras can't call it
-        # Its layers may have its policy, or not have got it.
-        for policy in (policy_of(model), contextlib.nullcontext()):
-            with contextlib.suppress(Exception):
-                copy = _made_anew(model, policy)
-                _build_inside(model, copy)
+        for policy, build_as in itertools.product(policies, (_build_inside, _build_like)):
+            try:
+                copy = _made_anew(model, policy(model))
+                build_as(model, copy)
                 copy_state(model, copy)
+            except Exception as raised:
+                error = raised
+            else:
                 return copy
-        copy = _made_anew(model, policy_of(model))
-        build(copy, model.get_build_config())
-        copy_state(model, copy)
-        return copy
+    raise error
 
 
 def _made_anew(model: keras.Model, policy: contextlib.AbstractContextManager[None]) -> keras.Model:
@@ -300,8 +303,13 @@ def _anew(value: Any) -> Any:
 def _build_inside(source: keras.Layer, copy: keras.Layer) -> None:
     """Build the layers inside a copy, each before those that it makes then, and the copy itself."""
     for old, new in zip(layers_in(source), layers_in(copy), strict=True):
-        build(new, old.get_build_config())
+        _build_like(old, new)
         _build_inside(old, new)
+    _build_like(source, copy)
+
+
+def _build_like(source: keras.Layer, copy: keras.Layer) -> None:
+    """Build a copy of what the source was built of."""
     build(copy, source.get_build_config())
 
 

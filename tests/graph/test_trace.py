@@ -872,6 +872,24 @@ def test_a_subclassed_model_is_that_of_the_size_that_it_was_built_for(kind, size
     np.testing.assert_allclose(answer, expected, rtol=0, atol=1e-5 * np.abs(expected).max())
 
 
+@ON_TENSORFLOW
+def test_a_note_says_which_sizes_the_result_takes_where_nobody_can_copy_the_model():
+    class Uncopied(Odd):
+        def __init__(self, helper=None):
+            super().__init__()
+            self.helper = helper
+
+    model = Uncopied(object())
+    model(np.zeros((2, 13, 13, 3), "float32"))
+    report = kito.Report()
+    assert type(kito.optimize(model, rules=[], report=report)) is not Uncopied
+    assert "the result takes no others" in report.notes[0]
+    report = kito.Report()
+    model.helper = None
+    assert type(kito.optimize(model, rules=[], report=report)) is Uncopied
+    assert not report.notes
+
+
 class Flat(keras.Model):
     """Images of 13 to 16 pixels have as many numbers in the end."""
 
