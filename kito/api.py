@@ -24,7 +24,7 @@ from kito.graph.copying import copy_model
 from kito.graph.doubt import unfaithful
 from kito.graph.input_dtypes import answers_integers_alike
 from kito.graph.ir import Graph
-from kito.graph.keras_internals import READING, is_graph_class
+from kito.graph.keras_internals import is_graph_class, reading
 from kito.graph.lift import check_model, lift
 from kito.graph.record import UntraceableError
 from kito.graph.rewrite import Course, rewrite
@@ -117,7 +117,7 @@ def optimize(
     known = Known()
 
     def attempt(rules: Sequence[Rule], report: Report, course: Course) -> keras.Model:
-        with READING:
+        with reading():
             try:
                 graph = rewritten(model, rules, report, course, known, savable)
             except NoGraphError as error:
@@ -233,7 +233,7 @@ def explain(
     Raises: what `optimize` raises.
     """
     report = Report()
-    with READING:
+    with reading():
         try:
             rewritten(model, plugins.select(rules, target), report)
         except NoGraphError as error:

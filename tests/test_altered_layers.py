@@ -108,6 +108,30 @@ def test_declines_a_policy_that_goes_by_names():
     check_declines(model, FOLDS, reason="one has a dtype policy that goes by its name")
 
 
+@keras.saving.register_keras_serializable("test_altered_layers")
+class Backbone(keras.Model):
+    """It says the policies of its layers by their paths, as those of keras-hub do."""
+
+    def __init__(self, dtype=None, **options):
+        inputs = keras.Input((8,))
+        x = BatchNormalization()(Dense(4, dtype=dtype, name="one")(inputs))
+        super().__init__(inputs, x, **options)
+
+    def get_config(self):
+        policies = keras.dtype_policies.DTypePolicyMap()
+        policies["one"] = self.get_layer("one").dtype_policy
+        return {"dtype": keras.dtype_policies.serialize(policies)}
+
+
+def test_policies_are_left_as_they_are():
+    """Keras takes the names of policies away to write them down."""
+    model = Backbone()
+    policy = model.get_layer("one").dtype_policy
+    kito.optimize(model, rules=[])
+    assert policy.name == keras.config.dtype_policy().name == "float32"
+    check_equivalent(model, kito.optimize(model))
+
+
 class Thrice:
     """A function with settings, of a class that nobody registered."""
 

@@ -580,6 +580,29 @@ READING = threading.RLock()
 
 
 @contextlib.contextmanager
+def reading() -> Iterator[None]:
+    """Read a model, which is left as it is also by Keras: to write down a policy that goes by names
+    it takes the names of those in it away.
+    """
+    with READING:
+        get_config = keras.dtype_policies.DTypePolicyMap.get_config
+
+        def get_config_only(policy: keras.dtype_policies.DTypePolicyMap) -> dict[str, Any]:
+            before = [(each, dict(vars(each))) for each in policy.values()]
+            try:
+                return dict(get_config(policy))
+            finally:
+                for each, attributes in before:
+                    vars(each).update(attributes)
+
+        keras.dtype_policies.DTypePolicyMap.get_config = get_config_only
+        try:
+            yield
+        finally:
+            keras.dtype_policies.DTypePolicyMap.get_config = get_config
+
+
+@contextlib.contextmanager
 def untouched(layer: keras.Layer) -> Iterator[None]:
     """Let a layer's `call` run on symbolic tensors, and leave no trace of that in the layer.
 
