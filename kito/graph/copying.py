@@ -46,6 +46,7 @@ from kito.graph.keras_internals import (
     sublayers,
 )
 from kito.graph.layer import to_numpy
+from kito.graph.untracked import all_parts, all_variables, attributes, made_of
 
 # What is compared by its value.
 PLAIN = (
@@ -127,8 +128,12 @@ def _can_rebuild(layer: keras.Layer) -> bool:
     """
     try:
         copy = copy_structure(layer)
-        build(copy, json.loads(json.dumps(layer.get_build_config())))
-        if len(copy.variables) < len(layer.variables) and any(map(infers, sublayers(layer))):
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # that its call builds the rest
+            build(copy, json.loads(json.dumps(layer.get_build_config())))
+        if len(copy.variables) < len(layer.variables) and any(
+            is_users(type(part)) and infers(part) for part in sublayers(layer)
+        ):
             # Its call would build the rest, but Keras does not run the call of such a layer.
             args, kwargs = keras.tree.map_structure(_unconnected, arguments_of_calls(layer)[0])
             copy(*args, **kwargs)
@@ -206,7 +211,8 @@ def copy_structures(layers: Sequence[keras.Layer]) -> list[keras.Layer]:
         # SpatialDropout leaves the policy out of its configuration, layers without a `get_config`
         # of their own leave out the name.
         if not goes_by_names(layer.dtype_policy):
-            copy.dtype_policy = layer.dtype_policy
+            # Not the property: that would put it among those of a policy that goes by names.
+            copy._dtype_policy = layer.dtype_policy
         copy.name = layer.name
         copy.autocast, copy.supports_masking = layer.autocast, layer.supports_masking
     return copies
@@ -346,7 +352,7 @@ def known_output(
 
     def infer(*args: Any, **kwargs: Any) -> Any:
         built, wanted = ([part.built for part in sublayers(each)] for each in (copy, source))
-        if built != wanted or len(copy.variables) < len(source.variables):
+        if built != wanted or len(all_variables(copy)) < len(all_variables(source)):
             return type(copy).compute_output_spec(copy, *args, **kwargs)
         return output
 
@@ -420,15 +426,13 @@ def copy_state(source: keras.Layer, copy: keras.Layer) -> None:
     Raises:
         CannotCopyError: the copy was built differently.
     """
-    pairs = list(zip(source.variables, copy.variables, strict=False))
-    if len(source.variables) != len(copy.variables) or any(
-        old.shape != new.shape or old.dtype != new.dtype for old, new in pairs
-    ):
-        raise CannotCopyError("its configuration builds other weights")
-    for old, new in pairs:
-        # A copy: on JAX, `predict` gives the memory of a model's variables away while it runs.
-        new.assign(keras.ops.copy(old))
-    for old_part, new_part in zip(sublayers(source), sublayers(copy), strict=True):
+    parts, new_parts = all_parts(source), all_parts(copy)
+    if len(parts) != len(new_parts):
+        raise CannotCopyError("its configuration makes other layers")
+    for untracked, new in list(zip(parts, new_parts, strict=True))[len(sublayers(source)) :]:
+        _build_like(untracked, new)
+    _copy_values(source, copy)
+    for old_part, new_part in zip(parts, new_parts, strict=True):
         # The outer ones come first, and set it in what they hold.
         new_part.trainable = old_part.trainable
         if not has_its_weights(old_part):
@@ -437,7 +441,7 @@ def copy_state(source: keras.Layer, copy: keras.Layer) -> None:
             raise CannotCopyError(
                 f"{old_part.name} has a `{method}` of its own, not that of its class"
             )
-        if not _same_policy(old_part.dtype_policy, new_part.dtype_policy):
+        if not _have_same_policy(old_part, new_part):
             raise CannotCopyError(f"its configuration gives {new_part.name} another dtype policy")
         if not (names_activations(old_part) or _same_activations(old_part, new_part)):
             raise CannotCopyError(f"its configuration lacks the activation of {old_part.name}")
@@ -460,6 +464,33 @@ def copy_state(source: keras.Layer, copy: keras.Layer) -> None:
         # assigned to its weights since.
         if type(old_part) is keras.layers.Normalization:
             new_part.mean, new_part.variance = old_part.mean, old_part.variance
+
+
+def _copy_values(source: keras.Layer, copy: keras.Layer) -> None:
+    """Give a copy the weights of the source.
+
+    Raises:
+        CannotCopyError: it has others.
+    """
+    variables, new_variables = all_variables(source), all_variables(copy)
+    pairs = list(zip(variables, new_variables, strict=False))
+    if len(variables) != len(new_variables) or any(
+        old.shape != new.shape or old.dtype != new.dtype for old, new in pairs
+    ):
+        raise CannotCopyError("its configuration builds other weights")
+    for old, new in pairs:
+        # A copy: on JAX, `predict` gives the memory of a model's variables away while it runs.
+        new.assign(keras.ops.copy(old))
+
+
+def _have_same_policy(source: keras.Layer, copy: keras.Layer) -> bool:
+    """Whether two layers have equal policies, also where that of the copy goes by names, as if its
+    class wrote down those of all its layers.
+    """
+    old, new = source.dtype_policy, copy.dtype_policy
+    if goes_by_names(new) and not goes_by_names(old):
+        new = new[copy.path]
+    return _same_policy(old, new)
 
 
 def _same_policy(one: keras.DTypePolicy, other: keras.DTypePolicy) -> bool:
@@ -545,7 +576,7 @@ def _equal(one: Any, other: Any, depth: int = LEVELS) -> bool:
     if isinstance(one, np.ndarray) or keras.ops.is_tensor(one):
         return np.array_equal(to_numpy(one), to_numpy(other))
     if isinstance(one, Function | MethodType | partial):
-        same = depth > 0 and _all_equal(_made_of(one), _made_of(other), depth - 1)
+        same = depth > 0 and _all_equal(made_of(one), made_of(other), depth - 1)
         return one is other or same
     if is_dataclass(one):
         return bool(one == other)
@@ -554,32 +585,15 @@ def _equal(one: Any, other: Any, depth: int = LEVELS) -> bool:
     return not users or depth == 0 or _same_object(one, other, depth - 1)
 
 
-def _made_of(function: Any) -> tuple[Any, ...]:
-    """What says what a function does: its code, and the values that it took along."""
-    if isinstance(function, partial):
-        return function.func, function.args, function.keywords
-    if isinstance(function, MethodType):
-        return function.__func__, function.__self__
-    cells = [cell.cell_contents for cell in function.__closure__ or ()]
-    return function.__code__, cells, function.__defaults__, function.__kwdefaults__
-
-
 def _same_object(one: Any, other: Any, depth: int) -> bool:
     """Whether two objects of a user's class are equal, or their attributes for some levels."""
     if any("__eq__" in vars(cls) for cls in type(one).__mro__[:-1]):
-        return bool(one == other)
-    old, new = map(_attributes, (one, other))
+        with contextlib.suppress(Exception):  # of arrays, or weights, in them
+            return bool(one == other)
+    old, new = map(attributes, (one, other))
     if old.keys() != new.keys():
         return False
     return all(_all_equal(value, new[name], depth) for name, value in old.items())
-
-
-def _attributes(value: Any) -> dict[str, Any]:
-    """The attributes of an object, also those that have a slot in its class."""
-    slots = (vars(cls).get("__slots__", ()) for cls in type(value).__mro__)
-    names = [name for each in slots for name in ([each] if isinstance(each, str) else each)]
-    found = {name: getattr(value, name) for name in names if hasattr(value, name)}
-    return found | getattr(value, "__dict__", {})
 
 
 def _all_equal(one: Any, other: Any, depth: int) -> bool:

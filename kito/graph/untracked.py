@@ -1,0 +1,129 @@
+"""What a layer computes with, and Keras does not know of.
+
+Keras finds layers and weights in attributes that are assigned, and in containers there. It does not
+look into functions, objects and cached properties: what stands there, `variables` lacks.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections import deque
+from collections.abc import Iterator
+from functools import partial
+from types import FunctionType, MethodType
+from typing import Any
+
+import keras
+import numpy as np
+
+from kito.graph.keras_internals import Functional, is_users, own_attributes, sublayers
+
+SIMPLE = (bool, int, float, str, bytes, type(None), type, np.ndarray, np.generic)
+
+
+def all_parts(layer: keras.Layer) -> list[keras.Layer]:
+    """The layer and all layers inside it, also those that Keras does not know of.
+
+    Raises:
+        ValueError: these have no order.
+    """
+    layers = [each for each in _untracked(layer) if isinstance(each, keras.Layer)]
+    return [*sublayers(layer), *(part for each in layers for part in sublayers(each))]
+
+
+def all_variables(layer: keras.Layer) -> list[keras.Variable]:
+    """The variables of a layer, also those that Keras does not know of.
+
+    Raises:
+        ValueError: these have no order.
+    """
+    return [*layer.variables, *untracked_variables(layer)]
+
+
+def untracked_variables(layer: keras.Layer) -> list[keras.Variable]:
+    """The variables of a layer that Keras does not know of.
+
+    Raises:
+        ValueError: these have no order.
+    """
+    found: list[keras.Variable] = []
+    for each in _untracked(layer):
+        found += [each] if isinstance(each, keras.Variable) else each.variables
+    return found
+
+
+def _untracked(layer: keras.Layer) -> Iterator[keras.Layer | keras.Variable]:
+    """The layers, but not those inside them, and variables that Keras does not know of."""
+    seen = {id(each) for each in (*sublayers(layer), *layer.variables)}
+    waiting = deque(value for part in sublayers(layer) for value in _attributes(part))
+    while waiting:
+        value = waiting.popleft()
+        if isinstance(value, SIMPLE) or id(value) in seen:
+            continue
+        seen.add(id(value))
+        if isinstance(value, keras.Variable):
+            yield value
+        elif isinstance(value, keras.Layer):
+            yield value
+            parts = sublayers(value)
+            seen.update(id(each) for each in (*parts, *value.variables))
+            waiting += [inner for part in parts for inner in _attributes(part)]
+        else:
+            waiting += _inside(value)
+
+
+def _attributes(layer: keras.Layer) -> list[Any]:
+    """The values of attributes in which something may stand that Keras does not know of."""
+    if not is_users(type(layer)):
+        return [each for each in vars(layer).values() if isinstance(each, FunctionType | partial)]
+    names = set(own_attributes(layer))
+    if isinstance(layer, keras.Model):
+        names |= {name for name in vars(layer) if name.startswith("_")} - _attributes_of_models()
+    return [vars(layer)[name] for name in sorted(names)]
+
+
+@functools.cache
+def _attributes_of_models() -> frozenset[str]:
+    """What every model has for itself."""
+    tensor = keras.Input((1,))
+    chain = keras.Sequential([tensor, keras.layers.Identity()])
+    models = Functional(tensor, chain(tensor)), chain, keras.Model()
+    return frozenset(name for model in models for name in vars(model))
+
+
+def _inside(value: Any) -> list[Any]:
+    """What a container, a function or a user's object holds.
+
+    Raises:
+        ValueError: a set holds layers or variables, of which nobody could tell which is which.
+    """
+    if isinstance(value, list | tuple):
+        return list(value)
+    if isinstance(value, set | frozenset):
+        if any(isinstance(each, keras.Layer | keras.Variable) for each in value):
+            raise ValueError("it keeps layers or weights in a set, where they have no order")
+        return []
+    if isinstance(value, dict):
+        return list(value.values())
+    if isinstance(value, FunctionType | MethodType | partial):
+        return list(keras.tree.flatten(made_of(value)))
+    users = is_users(type(value)) and not isinstance(value, keras.Operation)
+    return list(attributes(value).values()) if users else []
+
+
+def made_of(function: Any) -> tuple[Any, ...]:
+    """What says what a function does: its code, and the values that it took along."""
+    if isinstance(function, partial):
+        return function.func, function.args, function.keywords
+    if isinstance(function, MethodType):
+        return function.__func__, function.__self__
+    cells = [cell.cell_contents for cell in function.__closure__ or ()]
+    return function.__code__, cells, function.__defaults__, function.__kwdefaults__
+
+
+def attributes(value: Any) -> dict[str, Any]:
+    """The attributes of an object, also those that have a slot in its class."""
+    slots = (vars(cls).get("__slots__", ()) for cls in type(value).__mro__)
+    names = [name for each in slots for name in ([each] if isinstance(each, str) else each)]
+    found = {name: getattr(value, name) for name in names if hasattr(value, name)}
+    return found | getattr(value, "__dict__", {})
