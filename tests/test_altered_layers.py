@@ -132,6 +132,22 @@ def test_policies_are_left_as_they_are():
     check_equivalent(model, kito.optimize(model))
 
 
+def test_a_quantized_model_that_says_the_policies_of_its_layers_is_copied(tmp_path):
+    backbone = Backbone()
+    backbone.quantize("int8", filters="one")
+    inputs = keras.Input((8,))
+    x = BatchNormalization()(Dense(3)(backbone(inputs)))
+    model = randomize(keras.Model(inputs, x), seed=1)
+    report = kito.Report()
+    fast = kito.optimize(model, FOLDS, report=report)
+    assert not report.notes
+    assert type(fast.get_layer(backbone.name)) is type(backbone)
+    check_equivalent(model, fast)
+    fast.save(tmp_path / "fast.keras")
+    check_equivalent(model, keras.models.load_model(tmp_path / "fast.keras"))
+    assert keras.config.dtype_policy().name == "float32"
+
+
 class Thrice:
     """A function with settings, of a class that nobody registered."""
 

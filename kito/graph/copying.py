@@ -14,6 +14,7 @@ import re
 import tempfile
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
+from copy import deepcopy
 from dataclasses import is_dataclass
 from datetime import date, time, timedelta
 from decimal import Decimal
@@ -57,6 +58,10 @@ NUMBER = re.compile(r"\d+(\.\d*)?(e[+-]?\d+)?")
 SETTINGS = (bool, int, float, str, type(None))
 # What says where a layer stands, and not what it does.
 NOT_SETTINGS = {"_name", "name", "_path", "_parent_path", "_called", "_lock", "_trainable", "built"}
+# How one of Keras' own layers computes in few bits, which a class around it may not write down.
+QUANTIZATION = ("quantization_config", "inputs_quantizer")
+# Entries of a configuration that are compared, or copied, by themselves.
+COPIED = ("dtype", *QUANTIZATION)
 # Layers of Keras' own around a layer that they are given.
 WRAPPERS = (keras.layers.TimeDistributed, keras.layers.SpectralNormalization)
 # What a `compile` of a class' own leaves in attributes: it is called again.
@@ -441,8 +446,7 @@ def copy_state(source: keras.Layer, copy: keras.Layer) -> None:
             raise CannotCopyError(
                 f"{old_part.name} has a `{method}` of its own, not that of its class"
             )
-        if not _have_same_policy(old_part, new_part):
-            raise CannotCopyError(f"its configuration gives {new_part.name} another dtype policy")
+        _copy_policy(old_part, new_part)
         if not (names_activations(old_part) or _same_activations(old_part, new_part)):
             raise CannotCopyError(f"its configuration lacks the activation of {old_part.name}")
         if lost := [
@@ -483,14 +487,20 @@ def _copy_values(source: keras.Layer, copy: keras.Layer) -> None:
         new.assign(keras.ops.copy(old))
 
 
-def _have_same_policy(source: keras.Layer, copy: keras.Layer) -> bool:
-    """Whether two layers have equal policies, also where that of the copy goes by names, as if its
-    class wrote down those of all its layers.
+def _copy_policy(source: keras.Layer, copy: keras.Layer) -> None:
+    """Give a copy the policy of the source in the place of one that goes by names, as it has if its
+    class writes down those of all its layers: with that Keras can't save it.
+
+    Raises:
+        CannotCopyError: it has another policy.
     """
     old, new = source.dtype_policy, copy.dtype_policy
-    if goes_by_names(new) and not goes_by_names(old):
-        new = new[copy.path]
-    return _same_policy(old, new)
+    if by_names := goes_by_names(new) and not goes_by_names(old):
+        new = new[copy.path] if copy.path else new.default_policy  # as Keras goes by it
+    if not _same_policy(old, new):
+        raise CannotCopyError(f"its configuration gives {copy.name} another dtype policy")
+    if by_names:  # its own, for to write it down takes its name away
+        copy._dtype_policy = deepcopy(old)
 
 
 def _same_policy(one: keras.DTypePolicy, other: keras.DTypePolicy) -> bool:
@@ -505,6 +515,7 @@ def _copy_settings(source: keras.Layer, copy: keras.Layer) -> None:
     """
     if is_users(type(source)):
         return
+    vars(copy).update({name: vars(source)[name] for name in QUANTIZATION if name in vars(source)})
     for name, value in vars(source).items():
         if name in NOT_SETTINGS or name.startswith("_self_"):  # those are TensorFlow's own
             continue
@@ -553,7 +564,7 @@ def _same_configuration(source: keras.Layer, copy: keras.Layer) -> bool:
             [
                 (path, leaf)
                 for path, leaf in keras.tree.flatten_with_path(complete_config(layer))
-                if not any(map(_is_incidental, path))
+                if path[0] not in COPIED and not any(map(_is_incidental, path))
             ]
             for layer in (source, copy)
         )

@@ -16,7 +16,13 @@ from typing import Any
 import keras
 import numpy as np
 
-from kito.graph.keras_internals import Functional, is_users, own_attributes, sublayers
+from kito.graph.keras_internals import (
+    Functional,
+    common_attributes,
+    is_users,
+    own_attributes,
+    sublayers,
+)
 
 SIMPLE = (bool, int, float, str, bytes, type(None), type, np.ndarray, np.generic)
 
@@ -46,10 +52,13 @@ def untracked_variables(layer: keras.Layer) -> list[keras.Variable]:
     Raises:
         ValueError: these have no order.
     """
-    found: list[keras.Variable] = []
+    found: dict[int, keras.Variable] = {}
     for each in _untracked(layer):
-        found += [each] if isinstance(each, keras.Variable) else each.variables
-    return found
+        variables = [each] if isinstance(each, keras.Variable) else each.variables
+        found |= {id(variable): variable for variable in variables}
+    for variable in layer.variables:
+        found.pop(id(variable), None)
+    return list(found.values())
 
 
 def _untracked(layer: keras.Layer) -> Iterator[keras.Layer | keras.Variable]:
@@ -74,8 +83,13 @@ def _untracked(layer: keras.Layer) -> Iterator[keras.Layer | keras.Variable]:
 
 def _attributes(layer: keras.Layer) -> list[Any]:
     """The values of attributes in which something may stand that Keras does not know of."""
-    if not is_users(type(layer)):
-        return [each for each in vars(layer).values() if isinstance(each, FunctionType | partial)]
+    if not is_users(type(layer)):  # which may have got a function
+        functions = (FunctionType, partial)
+        return [
+            value
+            for name, value in vars(layer).items()
+            if isinstance(value, functions) and name not in common_attributes(keras.Layer)
+        ]
     names = set(own_attributes(layer))
     if isinstance(layer, keras.Model):
         names |= {name for name in vars(layer) if name.startswith("_")} - _attributes_of_models()
