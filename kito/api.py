@@ -21,6 +21,7 @@ from kito.graph.borders import laid_open_in_vain
 from kito.graph.change import Recorder
 from kito.graph.codegen import codegen, copy_compile_state, taken_apart
 from kito.graph.copying import copy_model
+from kito.graph.crossing import crossed_in_vain
 from kito.graph.doubt import unfaithful
 from kito.graph.input_dtypes import answers_integers_alike
 from kito.graph.ir import Graph
@@ -61,7 +62,7 @@ class Known:
 
     Attributes:
         whole: the layers that a trace can't stand for, and why.
-        closed: the composites of which the border is no hindrance.
+        closed: the composites of which the border is no hindrance, and layers at that of a model.
         opened: those, and models in them, that the result can't have.
     """
 
@@ -273,7 +274,10 @@ def rewritten(
         course.made.clear()
         with doing("rewriting it"):
             rewrite(graph, rules, attempt, course, known.closed)
-            in_vain = laid_open_in_vain(graph, attempt.applied, rules) if course.is_free else set()
+            in_vain: set[Any] = set()
+            if course.is_free:
+                in_vain = laid_open_in_vain(graph, attempt.applied, rules)
+                in_vain |= crossed_in_vain(graph, attempt.applied, rules)
             in_vain -= known.opened
             found = {} if in_vain else unfaithful(graph, savable)
             apart, stuck = (set(), set()) if in_vain or found else taken_apart(graph)

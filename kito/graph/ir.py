@@ -132,6 +132,19 @@ def exactly(value: Any) -> str:
 
 
 @dataclass(frozen=True)
+class Crossed:
+    """A layer that was moved here from the other side of the border of a nested model.
+
+    Attributes:
+        source: the layer.
+        name: what it is called here.
+    """
+
+    source: Any
+    name: str
+
+
+@dataclass(frozen=True)
 class LaidOpen:
     """A composite of which the calls stand in the graph around it.
 
@@ -173,6 +186,7 @@ class Graph:
         trace: how it was recorded, if it is the record of the calls of a layer or model that is
             written in Python.
         laid_open: the composites of which the calls stand here, in the place of theirs.
+        crossed: the layers that were moved here across the border of a nested model.
         lifted: its calls before any rule was applied.
         spare: a copy of what it was lifted from, if one was made.
         guessed: the inputs, with a `Tensor` for each tensor, if nobody knows their dtypes.
@@ -194,6 +208,7 @@ class Graph:
         self.training = False
         self.trace: Trace | None = None
         self.laid_open: list[LaidOpen] = []
+        self.crossed: list[Crossed] = []
         self.lifted: Calls | None = None
         self.spare: keras.Layer | None = None
         self.guessed: Any = None
