@@ -33,6 +33,7 @@ from kito.graph.keras_internals import (
     structures,
     sublayers,
 )
+from kito.graph.lambdas import lambdas_opened
 from kito.graph.layer import to_numpy
 from kito.graph.size_reads import Reads, watched
 from kito.graph.tensorflow_functions import tensorflow_as_keras, uncompiled
@@ -63,6 +64,8 @@ def only_untraceable(data: str = DATA, remedy: str = "") -> Iterator[None]:
     except StatefulCallError as error:
         raise UntraceableError(str(error)) from error
     except Exception as error:
+        if "`add_loss()`" in first_line(error):  # of which Keras says that it is called elsewhere
+            raise UntraceableError("its call adds a loss, and the layers inside do not") from error
         said = f"{type(error).__name__}: {first_line(error)}"
         raise UntraceableError(f"{FAILS} {data} ({said}){remedy}") from error
 
@@ -145,6 +148,7 @@ def _recorded(layer: keras.Layer, args: Any, kwargs: Any, reads: Reads) -> Funct
         tensorflow_as_keras(),
         uncompiled(layer),
         numpy_defers(),
+        lambdas_opened(),
     ):
         outputs = layer.call(*args, **kwargs)
     if not all(isinstance(leaf, keras.KerasTensor) for leaf in keras.tree.flatten(outputs)):

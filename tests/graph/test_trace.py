@@ -2232,6 +2232,16 @@ def test_declines_to_lay_open_what_is_built_of_tuples_only(tmp_path):
     check_equivalent(model, saved_and_loaded(fast, tmp_path))
 
 
+def test_declines_a_block_that_adds_a_loss():
+    class Penalized(Block):
+        def call(self, x):
+            y = super().call(x)
+            self.add_loss(ops.mean(y))
+            return y
+
+    kept_whole(around(Penalized()), "its call adds a loss")
+
+
 def test_a_nested_model_whose_layers_can_not_be_loaded_is_kept_alone(tmp_path):
     inputs = keras.Input(SHAPE)
     x = BatchNormalization()(Conv2D(3, 3, padding="same")(inputs))
