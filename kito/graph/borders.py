@@ -198,7 +198,7 @@ def _folds_before(graph: Graph, node: Node) -> bool:
     return any(
         _kinds(map(_first, inside.readers(inner.node))) == [NORMALIZATION]
         and _reads_once(graph, outer)
-        and _is_linear(_last(graph.producer(outer)))
+        and is_linear(_last(graph.producer(outer)))
         for inner, outer in pairs
     )
 
@@ -206,7 +206,7 @@ def _folds_before(graph: Graph, node: Node) -> bool:
 def _folds_behind(graph: Graph, node: Node) -> bool:
     """Whether a composite ends with a linear layer, of which a normalization reads the output."""
     return (
-        _is_linear(_last(node))
+        is_linear(_last(node))
         and _reads_once(graph, Ref(node.id))
         and _kinds(map(_first, graph.readers(node.id))) == [NORMALIZATION]
     )
@@ -240,13 +240,14 @@ def _read_by_branch(graph: Graph, node: Node) -> Ref | None:
         return node.refs[0] if before is None else before
     if node.layer.cls is NORMALIZATION:
         return node.refs[0]
-    if _is_linear(node):
+    if is_linear(node):
         padding = graph.producer(node.refs[0])
         return (padding if padding.layer.cls in PADDINGS else node).refs[0]
     return None
 
 
-def _is_linear(node: Node) -> bool:
+def is_linear(node: Node) -> bool:
+    """Whether a call is a linear function of what it reads, and of its weights."""
     return issubclass(node.layer.cls, LINEAR) and node.layer.config["activation"] == "linear"
 
 

@@ -306,6 +306,8 @@ class _Builder:
         if id(graph) not in self.models:
             same = self.same_class(graph)
             model = self.new_model(graph) if same is None else same
+            if is_graph_class(type(graph.source)):
+                model.supports_masking = graph.source.supports_masking
             model.name = name or graph.name
             self.models[id(graph)] = model
         return self.models[id(graph)]

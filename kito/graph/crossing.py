@@ -16,7 +16,7 @@ from typing import Any
 import keras
 
 from kito.definition import Rule
-from kito.graph.borders import LINEAR
+from kito.graph.borders import is_linear
 from kito.graph.inline import alone, inline, is_seamless, names_inside
 from kito.graph.ir import Crossed, Graph, Node, Ref, walk
 from kito.graph.keras_internals import Functional
@@ -146,15 +146,15 @@ def _move_at_output(border: _Border) -> bool:
     graph, inside, outer, inner = border.graph, border.inside, border.outer, border.inner
     reader = _reader(graph, outer)
     last = inside.producer(inner)
-    if _is_affine(graph, reader, border) and _is_linear(_made_by(inside, inner)):
+    if _is_affine(graph, reader, border) and _is_behind_linear(inside, inner):
         _leave(graph, reader, outer)
         new = _enter(inside, reader, inner)
         inside.outputs = _replaced(inside.outputs, inner, new)
         return True
     if (
         _is_affine(inside, last, border)
-        and _is_linear(_read_by(graph, outer))
-        and not _is_linear(_made_by(inside, last.input))
+        and _is_before_linear(graph, outer)
+        and not _is_behind_linear(inside, last.input)
     ):
         _leave(inside, last, last.input)
         new = _enter(graph, last, outer)
@@ -168,7 +168,7 @@ def _move_at_input(border: _Border) -> bool:
     graph, inside, outer, inner = border.graph, border.inside, border.outer, border.inner
     reader = _reader(inside, inner)
     before = graph.producer(outer)
-    if _is_affine(inside, reader, border) and _is_linear(_made_by(graph, outer)):
+    if _is_affine(inside, reader, border) and _is_behind_linear(graph, outer):
         _leave(inside, reader, inner)
         new = _enter(graph, reader, outer)
         graph.put(_reading(graph[border.node.id], outer, new))
@@ -176,8 +176,8 @@ def _move_at_input(border: _Border) -> bool:
         return True
     if (
         _is_affine(graph, before, border)
-        and _is_linear(_read_by(inside, inner))
-        and not _is_linear(_made_by(graph, before.input))
+        and _is_before_linear(inside, inner)
+        and not _is_behind_linear(graph, before.input)
     ):
         _leave(graph, before, before.input)
         new = _enter(inside, before, inner)
@@ -190,40 +190,31 @@ def _is_affine(graph: Graph, node: Node, border: _Border) -> bool:
     """Whether a call is one of a layer that may be moved."""
     if node.layer not in border.movable or node.args != node.refs or any(node.kwargs.values()):
         return False
-    read, made = graph.tensor(node.input), node.output
     # The output of the whole model is called as the layer that computes it.
     named = graph is border.root and node.id in graph.output_ids
-    return not named and (read.shape, read.dtype) == (made.shape, made.dtype)
+    return not named and not node.output.masked and graph.tensor(node.input) == node.output
 
 
-def _is_linear(node: Node | None) -> bool:
-    if node is None or not issubclass(node.layer.cls, LINEAR):
-        return False
-    return bool(node.layer.config["activation"] == "linear")
-
-
-def _made_by(graph: Graph, ref: Ref) -> Node | None:
-    """The call that computes a tensor which is used once, inside a nested model if it is called
-    there.
-    """
+def _is_behind_linear(graph: Graph, ref: Ref) -> bool:
+    """Whether a tensor is used once, and a linear layer computes it, here or in a nested model."""
     node = graph.producer(ref)
     inside = node.layer.graph
     if sum(_uses(graph, ref)) != 1:
-        return None
+        return False
     if node.layer.cls not in MODELS or inside is None:
-        return node
-    return _made_by(inside, keras.tree.flatten(inside.outputs)[ref.index])
+        return is_linear(node)
+    return _is_behind_linear(inside, keras.tree.flatten(inside.outputs)[ref.index])
 
 
-def _read_by(graph: Graph, ref: Ref) -> Node | None:
-    """The only call that reads a tensor, inside a nested model if it is called there."""
+def _is_before_linear(graph: Graph, ref: Ref) -> bool:
+    """Whether all that reads a tensor is a linear layer, here or in a nested model."""
     if _uses(graph, ref) != (1, 0):
-        return None
+        return False
     node = _reader(graph, ref)
     inside = node.layer.graph
     if node.layer.cls not in MODELS or inside is None:
-        return node
-    return _read_by(inside, keras.tree.flatten(inside.inputs)[node.refs.index(ref)])
+        return is_linear(node)
+    return _is_before_linear(inside, keras.tree.flatten(inside.inputs)[node.refs.index(ref)])
 
 
 def _leave(graph: Graph, node: Node, read: Ref) -> None:
@@ -238,7 +229,8 @@ def _enter(graph: Graph, node: Node, read: Ref) -> Ref:
     taken = {each.layer.name for each in graph}
     around = Layer(Functional, graph.name)
     name = next(each for each in names_inside(around, node.layer) if each not in taken)
-    new = Node(graph.new_id(), replace(node.layer, name=name), (read,), {}, node.outputs)
+    made = graph.tensor(read)  # of which there may be known more, or less, than there
+    new = Node(graph.new_id(), replace(node.layer, name=name), (read,), {}, (made,))
     graph.put(new)
     graph.crossed.append(Crossed(node.layer.source, name))
     return Ref(new.id)

@@ -199,3 +199,18 @@ def test_many_at_once():
     for _ in range(4):
         parts += [chain(Conv2D(3, 1)), chain(BatchNormalization(), ReLU()), ReLU()]
     check_rewrites(around(*parts), FOLDS, times=4)
+
+
+def test_sizes_are_those_of_the_graph():
+    """The nested model was made for any size."""
+    nested = chain(Conv2D(4, 3), shape=(None, None, 3), name="nested")
+    fast = check_rewrites(around(nested, BatchNormalization(), ReLU()), FOLDS, times=1)
+    assert fast.get_layer("nested").output_shape == (None, None, None, 4)
+    assert fast.output_shape == (None, 6, 6, 4)
+
+
+def test_stays_where_a_mask_runs_through():
+    x = keras.Input((5, 3))
+    nested = keras.Model(x, Dense(4)(x), name="nested")
+    nested.supports_masking = True
+    stays(around(layers.Masking(), nested, BatchNormalization(), layers.LSTM(2), shape=(5, 3)))
