@@ -29,7 +29,7 @@ from kito.graph.keras_internals import is_graph_class, reading
 from kito.graph.lift import check_model, lift
 from kito.graph.record import UntraceableError
 from kito.graph.rewrite import Course, rewrite
-from kito.graph.untracked import untracked_variables
+from kito.graph.untracked import parts_and_variables
 from kito.precision import lower
 from kito.preparation import converted
 from kito.progress import doing
@@ -223,7 +223,7 @@ def _as_it_is(model: keras.Model, reason: GraphError | NoGraphError) -> keras.Mo
 def _parameters(model: keras.Model) -> int:
     weights = list(model.weights)
     with contextlib.suppress(ValueError):
-        weights += untracked_variables(model)
+        weights += parts_and_variables(model)[1][len(model.variables) :]
     return sum(math.prod(weight.shape) for weight in weights)
 
 

@@ -47,7 +47,7 @@ from kito.graph.keras_internals import (
     sublayers,
 )
 from kito.graph.layer import to_numpy
-from kito.graph.untracked import all_parts, all_variables, attributes, made_of
+from kito.graph.untracked import attributes, made_of, parts_and_variables
 
 # What is compared by its value.
 PLAIN = (
@@ -357,7 +357,8 @@ def known_output(
 
     def infer(*args: Any, **kwargs: Any) -> Any:
         built, wanted = ([part.built for part in sublayers(each)] for each in (copy, source))
-        if built != wanted or len(all_variables(copy)) < len(all_variables(source)):
+        _, variables = parts_and_variables(source)
+        if built != wanted or len(parts_and_variables(copy)[1]) < len(variables):
             return type(copy).compute_output_spec(copy, *args, **kwargs)
         return output
 
@@ -431,12 +432,14 @@ def copy_state(source: keras.Layer, copy: keras.Layer) -> None:
     Raises:
         CannotCopyError: the copy was built differently.
     """
-    parts, new_parts = all_parts(source), all_parts(copy)
+    parts, variables = parts_and_variables(source)
+    new_parts, new_variables = parts_and_variables(copy)
     if len(parts) != len(new_parts):
         raise CannotCopyError("its configuration makes other layers")
     for untracked, new in list(zip(parts, new_parts, strict=True))[len(sublayers(source)) :]:
         _build_like(untracked, new)
-    _copy_values(source, copy)
+        _, new_variables = parts_and_variables(copy)
+    _copy_values(variables, new_variables)
     for old_part, new_part in zip(parts, new_parts, strict=True):
         # The outer ones come first, and set it in what they hold.
         new_part.trainable = old_part.trainable
@@ -470,13 +473,14 @@ def copy_state(source: keras.Layer, copy: keras.Layer) -> None:
             new_part.mean, new_part.variance = old_part.mean, old_part.variance
 
 
-def _copy_values(source: keras.Layer, copy: keras.Layer) -> None:
-    """Give a copy the weights of the source.
+def _copy_values(
+    variables: Sequence[keras.Variable], new_variables: Sequence[keras.Variable]
+) -> None:
+    """Give the variables of a copy the values of the source's.
 
     Raises:
-        CannotCopyError: it has others.
+        CannotCopyError: they are others.
     """
-    variables, new_variables = all_variables(source), all_variables(copy)
     pairs = list(zip(variables, new_variables, strict=False))
     if len(variables) != len(new_variables) or any(
         old.shape != new.shape or old.dtype != new.dtype for old, new in pairs

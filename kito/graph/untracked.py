@@ -17,48 +17,33 @@ import keras
 import numpy as np
 
 from kito.graph.keras_internals import (
+    ACTIVATIONS,
     Functional,
-    common_attributes,
     is_users,
     own_attributes,
     sublayers,
 )
 
+# What Keras' own layers hold of the user's.
+FUNCTIONS = (*ACTIVATIONS, "function")
 SIMPLE = (bool, int, float, str, bytes, type(None), type, np.ndarray, np.generic)
 
 
-def all_parts(layer: keras.Layer) -> list[keras.Layer]:
-    """The layer and all layers inside it, also those that Keras does not know of.
+def parts_and_variables(layer: keras.Layer) -> tuple[list[keras.Layer], list[keras.Variable]]:
+    """The layer and all layers inside it, and all variables of these, also those that Keras does
+    not know of: these stand last.
 
     Raises:
         ValueError: these have no order.
     """
-    layers = [each for each in _untracked(layer) if isinstance(each, keras.Layer)]
-    return [*sublayers(layer), *(part for each in layers for part in sublayers(each))]
-
-
-def all_variables(layer: keras.Layer) -> list[keras.Variable]:
-    """The variables of a layer, also those that Keras does not know of.
-
-    Raises:
-        ValueError: these have no order.
-    """
-    return [*layer.variables, *untracked_variables(layer)]
-
-
-def untracked_variables(layer: keras.Layer) -> list[keras.Variable]:
-    """The variables of a layer that Keras does not know of.
-
-    Raises:
-        ValueError: these have no order.
-    """
-    found: dict[int, keras.Variable] = {}
+    parts, variables = sublayers(layer), list(layer.variables)
+    known = {id(each) for each in variables}
     for each in _untracked(layer):
-        variables = [each] if isinstance(each, keras.Variable) else each.variables
-        found |= {id(variable): variable for variable in variables}
-    for variable in layer.variables:
-        found.pop(id(variable), None)
-    return list(found.values())
+        own = [each] if isinstance(each, keras.Variable) else each.variables
+        parts += () if isinstance(each, keras.Variable) else sublayers(each)
+        variables += [variable for variable in own if id(variable) not in known]
+        known |= {id(variable) for variable in own}
+    return parts, variables
 
 
 def _untracked(layer: keras.Layer) -> Iterator[keras.Layer | keras.Variable]:
@@ -83,13 +68,8 @@ def _untracked(layer: keras.Layer) -> Iterator[keras.Layer | keras.Variable]:
 
 def _attributes(layer: keras.Layer) -> list[Any]:
     """The values of attributes in which something may stand that Keras does not know of."""
-    if not is_users(type(layer)):  # which may have got a function
-        functions = (FunctionType, partial)
-        return [
-            value
-            for name, value in vars(layer).items()
-            if isinstance(value, functions) and name not in common_attributes(keras.Layer)
-        ]
+    if not is_users(type(layer)):
+        return [vars(layer).get(name) for name in FUNCTIONS]
     names = set(own_attributes(layer))
     if isinstance(layer, keras.Model):
         names |= {name for name in vars(layer) if name.startswith("_")} - _attributes_of_models()

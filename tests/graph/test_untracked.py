@@ -10,7 +10,7 @@ from keras import layers, ops
 
 import kito
 from kito.graph.layer import to_numpy
-from kito.graph.untracked import all_parts, all_variables
+from kito.graph.untracked import parts_and_variables
 from kito.testing import check_equivalent, randomize
 
 register = keras.saving.register_keras_serializable("test_untracked")
@@ -103,6 +103,14 @@ class Unknown(keras.Model):
 
     def call(self, x):
         return self.conv(self._function(x)) * self.scale
+
+
+def all_parts(model):
+    return parts_and_variables(model)[0]
+
+
+def all_variables(model):
+    return parts_and_variables(model)[1]
 
 
 def data():
