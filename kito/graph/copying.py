@@ -54,7 +54,6 @@ PLAIN = (
     *(bool, int, float, complex, str, bytes, type(None), type, Enum, np.generic, CodeType),
     *(set, frozenset, range, slice, date, time, timedelta, re.Pattern, Decimal, Fraction),
 )
-NUMBER = re.compile(r"\d+(\.\d*)?(e[+-]?\d+)?")
 SETTINGS = (bool, int, float, str, type(None))
 # What says where a layer stands, and not what it does.
 NOT_SETTINGS = {"_name", "name", "_path", "_parent_path", "_called", "_lock", "_trainable", "built"}
@@ -83,12 +82,8 @@ def can_copy(layer: keras.Layer) -> bool:
     return True
 
 
-def can_load(operation: keras.Operation, known: dict[str, bool] | None = None) -> bool:
-    """Whether Keras would load what it saves of a layer, in a process that knows its class.
-
-    Args:
-        known: what was found out of layers alike; is added to.
-    """
+def can_load(operation: keras.Operation) -> bool:
+    """Whether Keras would load what it saves of a layer, in a process that knows its class."""
     cls = type(operation)
     if not isinstance(operation, keras.Layer):
         return _can_save(operation)
@@ -96,14 +91,9 @@ def can_load(operation: keras.Operation, known: dict[str, bool] | None = None) -
         return names_activations(operation)
     registered = keras.saving.get_registered_name(cls)
     # Of a Lambda Keras asks for its function only.
-    imported = cls is keras.layers.Lambda or keras.saving.get_registered_object(registered) is cls
+    known = cls is keras.layers.Lambda or keras.saving.get_registered_object(registered) is cls
     # From these packages Keras imports also what is not registered.
-    if not (imported or cls.__module__.startswith("keras_hub.")):
-        return False
-    known, kind = {} if known is None else known, _kind(operation)
-    if kind not in known:
-        known[kind] = _can_rebuild(operation)
-    return known[kind]
+    return (known or cls.__module__.startswith("keras_hub.")) and _can_rebuild(operation)
 
 
 def _can_save(operation: keras.Operation) -> bool:
@@ -113,18 +103,6 @@ def _can_save(operation: keras.Operation) -> bool:
     except Exception:
         return False
     return True
-
-
-def _kind(layer: keras.Layer) -> str:
-    """What is equal for layers that Keras makes and builds in the same way: they are of one class,
-    hold such, and say the same of themselves but for numbers. Whether they can be built of a file
-    does not depend on these.
-    """
-    try:
-        said = json.dumps([complete_config(layer), layer.get_build_config()])
-    except Exception:
-        return str(id(layer))
-    return f"{[type(part) for part in sublayers(layer)]} {NUMBER.sub('0', said)}"
 
 
 def _can_rebuild(layer: keras.Layer) -> bool:

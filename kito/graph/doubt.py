@@ -16,7 +16,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import replace
-from functools import cache, partial
+from functools import cache
 
 import keras
 
@@ -49,7 +49,7 @@ def unfaithful(graph: Graph, savable: bool = True) -> dict[keras.Layer, Untracea
     """
     rewritten = rewritten_graphs(graph)
     # Of composites in composites all is asked again.
-    is_copied, loads = cache(_is_copied), cache(partial(can_load, known={}))
+    is_copied, loads = cache(_is_copied), cache(can_load)
     outputs: Outputs = {}
 
     def opened(layer: Layer) -> bool:

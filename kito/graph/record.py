@@ -148,7 +148,7 @@ def _recorded(layer: keras.Layer, args: Any, kwargs: Any, reads: Reads) -> Funct
         tensorflow_as_keras(),
         uncompiled(layer),
         numpy_defers(),
-        lambdas_opened(),
+        lambdas_opened(layer),
     ):
         outputs = layer.call(*args, **kwargs)
     if not all(isinstance(leaf, keras.KerasTensor) for leaf in keras.tree.flatten(outputs)):

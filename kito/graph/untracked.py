@@ -6,27 +6,22 @@ look into functions, objects and cached properties: what stands there, `variable
 
 from __future__ import annotations
 
+import contextlib
 import functools
+import gc
 from collections import deque
 from collections.abc import Iterator
 from functools import partial
-from types import FunctionType, MethodType
+from types import CellType, FunctionType, MappingProxyType, MethodType, ModuleType
 from typing import Any
 
 import keras
 import numpy as np
 
-from kito.graph.keras_internals import (
-    ACTIVATIONS,
-    Functional,
-    is_users,
-    own_attributes,
-    sublayers,
-)
+from kito.graph.keras_internals import RUN, Functional, is_users, sublayers
 
-# What Keras' own layers hold of the user's.
-FUNCTIONS = (*ACTIVATIONS, "function")
-SIMPLE = (bool, int, float, str, bytes, type(None), type, np.ndarray, np.generic)
+HOLDERS = (list, tuple, dict, deque, CellType, MappingProxyType)
+WRAPPED = ("python_function", "__wrapped__")
 
 
 def parts_and_variables(layer: keras.Layer) -> tuple[list[keras.Layer], list[keras.Variable]]:
@@ -52,7 +47,11 @@ def _untracked(layer: keras.Layer) -> Iterator[keras.Layer | keras.Variable]:
     waiting = deque(value for part in sublayers(layer) for value in _attributes(part))
     while waiting:
         value = waiting.popleft()
-        if isinstance(value, SIMPLE) or id(value) in seen:
+        if id(value) in seen:
+            continue
+        if isinstance(value, np.ndarray) and value.dtype == object:
+            waiting += value.ravel().tolist()
+        if not gc.is_tracked(value):  # a number, a string, or what holds such only
             continue
         seen.add(id(value))
         if isinstance(value, keras.Variable):
@@ -68,12 +67,14 @@ def _untracked(layer: keras.Layer) -> Iterator[keras.Layer | keras.Variable]:
 
 def _attributes(layer: keras.Layer) -> list[Any]:
     """The values of attributes in which something may stand that Keras does not know of."""
-    if not is_users(type(layer)):
-        return [vars(layer).get(name) for name in FUNCTIONS]
-    names = set(own_attributes(layer))
-    if isinstance(layer, keras.Model):
-        names |= {name for name in vars(layer) if name.startswith("_")} - _attributes_of_models()
-    return [vars(layer)[name] for name in sorted(names)]
+    common = _attributes_of_models() if isinstance(layer, keras.Model) else _attributes_of_layers()
+    return [value for name, value in vars(layer).items() if name not in common]
+
+
+@functools.cache
+def _attributes_of_layers() -> frozenset[str]:
+    """What every layer has for itself, or may get from Keras."""
+    return frozenset(vars(keras.Layer())) | {"build", "quantize", "_auto_config_error_args", *RUN}
 
 
 @functools.cache
@@ -82,27 +83,33 @@ def _attributes_of_models() -> frozenset[str]:
     tensor = keras.Input((1,))
     chain = keras.Sequential([tensor, keras.layers.Identity()])
     models = Functional(tensor, chain(tensor)), chain, keras.Model()
-    return frozenset(name for model in models for name in vars(model))
+    return _attributes_of_layers().union(name for model in models for name in vars(model))
 
 
 def _inside(value: Any) -> list[Any]:
-    """What a container, a function or a user's object holds.
+    """What a container, a function or an object holds that is not of a library.
 
     Raises:
         ValueError: a set holds layers or variables, of which nobody could tell which is which.
     """
-    if isinstance(value, list | tuple):
-        return list(value)
     if isinstance(value, set | frozenset):
         if any(isinstance(each, keras.Layer | keras.Variable) for each in value):
             raise ValueError("it keeps layers or weights in a set, where they have no order")
         return []
-    if isinstance(value, dict):
-        return list(value.values())
+    if isinstance(value, type | ModuleType):
+        return []
     if isinstance(value, FunctionType | MethodType | partial):
-        return list(keras.tree.flatten(made_of(value)))
-    users = is_users(type(value)) and not isinstance(value, keras.Operation)
-    return list(attributes(value).values()) if users else []
+        return list(made_of(value))
+    if isinstance(value, HOLDERS) or is_users(type(value)):
+        return gc.get_referents(value)  # also what stands in slots, and keys
+    if isinstance(value, keras.Operation):  # as a keras.Function, which holds layers
+        return list(vars(value).values())
+    # What a library made of a function, as `tf.function` does.
+    found = []
+    for name in WRAPPED:
+        with contextlib.suppress(Exception):
+            found.append(getattr(value, name))
+    return found
 
 
 def made_of(function: Any) -> tuple[Any, ...]:

@@ -171,6 +171,14 @@ def test_stays_where_the_model_casts():
     stays(around(nested, BatchNormalization(dtype="float32"), ReLU()))
 
 
+def test_stays_where_the_border_casts():
+    x = keras.Input(SHAPE, dtype="float16")
+    y = ReLU(dtype="float16")(Conv2D(4, 3, dtype="float16")(x))
+    nested = keras.Model(x, y, name="nested")
+    nested.dtype_policy = keras.DTypePolicy("float16")
+    stays(around(BatchNormalization(), nested))
+
+
 def test_stays_where_the_type_changes():
     nested = chain(Conv2D(4, 3), name="nested")
     model = around(layers.Rescaling(1 / 255.0), nested, dtype="uint8")

@@ -31,7 +31,10 @@ class Block(layers.Layer):
 @register
 class Last(Block):
     def made(self):
-        return layers.Lambda(lambda x: x[:, -1:], output_shape=lambda shape: (shape[0], 1, 3))
+        self.place = -1
+        return layers.Lambda(
+            lambda x: x[:, self.place :], output_shape=lambda shape: (shape[0], 1, 3)
+        )
 
 
 @register
@@ -83,6 +86,24 @@ class Cast(Block):
         return ops.relu(self.bn(self.conv(x))) + ops.cast(self.function(x), "float32")
 
 
+@register
+class Closed(Block):
+    """Its function calls a layer that stands nowhere else."""
+
+    def made(self):
+        dense = layers.Dense(3)
+        dense.build((None, 8, 3))
+        self.nodes = dense._inbound_nodes
+        return layers.Lambda(lambda x: dense(x))
+
+
+@register
+class Counting(Block):
+    def made(self):
+        calls = []
+        return layers.Lambda(lambda x: calls.append(1) or x)
+
+
 def around(block):
     inputs = keras.Input((8, 3))
     return keras.Model(inputs, layers.Dense(2)(block(inputs)))
@@ -104,6 +125,27 @@ def test_one_that_takes_no_symbolic_tensors_is_a_layer():
     assert not report.applied
     assert any("but not the Lambda inside" in note for note in report.notes)
     check_equivalent(model, fast)
+
+
+@pytest.mark.parametrize("kind", [Closed, Counting])
+def test_one_whose_function_took_something_along_is_a_layer(kind):
+    block = kind()
+    model = randomize(around(block))
+    nodes = len(getattr(block, "nodes", ()))
+    report = kito.Report()
+    fast = kito.optimize(model, FOLDS, savable=False, report=report)
+    assert any(type(each) is layers.Lambda for each in fast._flatten_layers())
+    assert len(getattr(block, "nodes", ())) == nodes
+    check_equivalent(model, fast)
+
+
+def test_a_call_that_someone_gave_all_lambdas_is_put_back(monkeypatch):
+    def call(layer, *args, **kwargs):
+        return layers.Layer.__call__(layer, *args, **kwargs)
+
+    monkeypatch.setattr(layers.Lambda, "__call__", call, raising=False)
+    kito.optimize(randomize(around(Block())))
+    assert vars(layers.Lambda)["__call__"] is call
 
 
 def test_one_that_draws_numbers_is_kept_whole():

@@ -1,5 +1,6 @@
 """Layers and weights that Keras does not list: copies have them too, or there are none."""
 
+from collections import deque
 from functools import cached_property, partial
 from types import SimpleNamespace
 
@@ -70,6 +71,56 @@ class Bound(Closed):
         self.function = layers.Conv2D(4, 3).__call__
 
 
+class Slots:
+    __slots__ = ("__conv",)
+
+    def __init__(self):
+        self.__conv = layers.Conv2D(4, 3)
+
+    def __call__(self, x):
+        return self.__conv(x)
+
+
+class Named(list):
+    """A list with attributes."""
+
+
+@register
+class Held(Closed):
+    def __init__(self, **options):
+        super().__init__(**options)
+        self.holder = Slots()
+        named = Named()
+        named.conv = layers.Conv2D(4, 3)
+        self.others = SimpleNamespace(
+            queue=deque([layers.Conv2D(4, 3)]), keys={layers.Conv2D(4, 3): 1}, named=named
+        )
+
+    def call(self, x):
+        (key,) = self.others.keys
+        return self.holder(x) + self.others.queue[0](x) + key(x) + self.others.named.conv(x)
+
+
+@register
+class OfAFunction(Closed):
+    def __init__(self, **options):
+        super().__init__(**options)
+        inputs = keras.Input((8, 8, 3))
+        self.function = keras.Function(inputs, layers.Conv2D(4, 3)(inputs))
+
+
+@register
+class InAKerasLayer(Closed):
+    def __init__(self, **options):
+        super().__init__(**options)
+        self.function = layers.Conv2D(3, 3)
+        self.function.extra = layers.Conv2D(4, 3).__call__
+        self.scale = self.add_weight(shape=(), initializer="ones")
+
+    def call(self, x):
+        return self.function.extra(self.function(x)) * self.scale
+
+
 @register
 class Unlisted(Closed):
     """In a set, of which nobody knows which layer is which."""
@@ -127,7 +178,9 @@ def with_weights(model):
     return model
 
 
-@pytest.mark.parametrize("kind", [Cached, Closed, Partial, Bound, Weighted])
+@pytest.mark.parametrize(
+    "kind", [Cached, Closed, Partial, Bound, Weighted, Held, OfAFunction, InAKerasLayer]
+)
 def test_what_keras_does_not_list_is_copied_or_the_layer_is_shared(kind):
     inputs = keras.Input((8, 8, 3))
     model = with_weights(keras.Model(inputs, layers.Dense(2)(kind()(inputs))))
