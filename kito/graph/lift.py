@@ -22,7 +22,6 @@ from kito.errors import GraphError, InputError, NoGraphError
 from kito.graph import set_first
 from kito.graph.borders import NORMALIZATION, lay_open, may_fold_behind
 from kito.graph.copying import can_copy
-from kito.graph.crossing import cross
 from kito.graph.doubt import check_alone
 from kito.graph.faithful import WrongShapeError, check_shape
 from kito.graph.inline import inline_models
@@ -82,8 +81,7 @@ def lift(
             one of these are traced.
         report: is told which layers stay whole, and why.
         whole: those that are known not to be what their traces are.
-        closed: those of which the border is no hindrance, see `lay_open`, and layers that stay on
-            their side of one, see `cross`.
+        closed: those of which the border is no hindrance, see `lay_open`.
         named: classes for which rules are written; a layer of one of these is of no other.
         opened: those that the result can't have, see `lay_open`.
 
@@ -102,8 +100,6 @@ def lift(
         # What follows has wrong shapes too, and can be run, but not rebuilt otherwise.
         return lifter.frozen(model, "shapes of the model are wrong")
     inline_models(graph)
-    if anchors:
-        cross(graph, closed)
     remember(graph)
     if lay_open(graph, closed, opened):
         remember(graph)

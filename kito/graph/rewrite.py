@@ -20,6 +20,7 @@ import numpy as np
 from kito.definition import Decline, Match, Result, Rule
 from kito.errors import RuleError
 from kito.graph.borders import lay_open
+from kito.graph.crossing import cross
 from kito.graph.doubt import CONTAINERS, copied
 from kito.graph.guards import check_match, check_result
 from kito.graph.hazards import check_hazards
@@ -83,7 +84,8 @@ def rewrite(
 
     Args:
         course: limits what is done, and records it; None is no limit.
-        closed: the composites that are not laid open, see `lay_open`.
+        closed: the composites that are not laid open, see `lay_open`, and the layers that are not
+            moved, see `cross`.
 
     Raises:
         RuleError: a rule raised, returned something unusable, or never comes to an end.
@@ -150,7 +152,9 @@ class _Rewriter:
         for rules in stages:
             self.to_fixed_point(rules)
             # What a rule left may fold across a border that was a hindrance to nothing before.
-            while lay_open(self.root, self.closed):
+            while lay_open(self.root, self.closed) | (
+                bool(rules) and cross(self.root, self.closed)
+            ):
                 self.look()
                 self.to_fixed_point(rules)
         self.undo_idle()

@@ -70,6 +70,51 @@ def one_of_several_inputs():
     return keras.Model(x, nested([Conv2D(4, 3)(x), ReLU()(Conv2D(4, 3)(x))]))
 
 
+def behind_one_inside():
+    return around(chain(Conv2D(4, 3), BatchNormalization()), BatchNormalization(), ReLU())
+
+
+def behind_a_dropout():
+    nested = chain(BatchNormalization(), ReLU(), shape=(6, 6, 4))
+    return around(Conv2D(4, 3), layers.Dropout(0.5), nested)
+
+
+def behind_a_dropout_inside():
+    nested = chain(layers.Dropout(0.5), BatchNormalization(), ReLU(), shape=(6, 6, 4))
+    return around(Conv2D(4, 3), nested)
+
+
+def behind_the_last_of_a_chain():
+    first = chain(Conv2D(4, 3), layers.Activation("linear"))
+    second = chain(BatchNormalization(), layers.Rescaling(2.0, 1.0), shape=(6, 6, 4))
+    return around(first, BatchNormalization(), second, BatchNormalization(), ReLU())
+
+
+def in_front_of_what_becomes_linear():
+    spectral = layers.SpectralNormalization(Conv2D(4, 3))
+    return around(layers.MaxPooling2D(), BatchNormalization(), chain(spectral, shape=(4, 4, 3)))
+
+
+@pytest.mark.parametrize(
+    "made",
+    [
+        behind_one_inside,
+        behind_a_dropout,
+        behind_a_dropout_inside,
+        behind_the_last_of_a_chain,
+        in_front_of_what_becomes_linear,
+    ],
+)
+def test_a_second_run_finds_nothing_that_others_were_in_the_way_of(made):
+    fast = check_rewrites(made())
+    assert not any(isinstance(each, BatchNormalization) for each in fast._flatten_layers())
+    assert not any(isinstance(each, layers.DepthwiseConv2D) for each in fast._flatten_layers())
+    model = randomize(made())  # without the rules that clear the way
+    fast, report = kito.optimize(model, RULES), kito.Report()
+    check_equivalent(model, kito.optimize(fast, RULES, report=report))
+    assert not report.applied
+
+
 @pytest.mark.parametrize(
     "made",
     [
