@@ -80,9 +80,10 @@ def _attributes_of_layers() -> frozenset[str]:
 @functools.cache
 def _attributes_of_models() -> frozenset[str]:
     """What every model has for itself."""
-    tensor = keras.Input((1,))
-    chain = keras.Sequential([tensor, keras.layers.Identity()])
-    models = Functional(tensor, chain(tensor)), chain, keras.Model()
+    # With names: Keras counts those that it makes itself.
+    tensor = keras.Input((1,), name="tensor")
+    chain = keras.Sequential([tensor, keras.layers.Identity(name="same")], name="chain")
+    models = Functional(tensor, chain(tensor), name="graph"), chain, keras.Model(name="model")
     return _attributes_of_layers().union(name for model in models for name in vars(model))
 
 
