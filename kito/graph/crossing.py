@@ -16,7 +16,7 @@ from typing import Any
 import keras
 
 from kito.definition import Rule
-from kito.graph.borders import is_linear
+from kito.graph.borders import LINEAR, is_linear
 from kito.graph.inline import alone, inline, is_seamless, names_inside
 from kito.graph.ir import Crossed, Graph, Node, Ref, walk
 from kito.graph.keras_internals import Functional
@@ -213,7 +213,7 @@ def _is_before_linear(graph: Graph, ref: Ref) -> bool:
     node = _reader(graph, ref)
     inside = node.layer.graph
     if node.layer.cls not in MODELS or inside is None:
-        return is_linear(node)
+        return issubclass(node.layer.cls, LINEAR)  # whatever is applied to what it computes
     return _is_before_linear(inside, keras.tree.flatten(inside.inputs)[node.refs.index(ref)])
 
 
