@@ -414,8 +414,9 @@ def copy_state(source: keras.Layer, copy: keras.Layer) -> None:
     new_parts, new_variables = parts_and_variables(copy)
     if len(parts) != len(new_parts):
         raise CannotCopyError("its configuration makes other layers")
-    for untracked, new in list(zip(parts, new_parts, strict=True))[len(sublayers(source)) :]:
-        _build_like(untracked, new)
+    if untracked := list(zip(parts, new_parts, strict=True))[len(sublayers(source)) :]:
+        for old_part, new_part in untracked:
+            _build_like(old_part, new_part)
         _, new_variables = parts_and_variables(copy)
     _copy_values(variables, new_variables)
     for old_part, new_part in zip(parts, new_parts, strict=True):

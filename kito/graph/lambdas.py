@@ -26,6 +26,8 @@ def lambdas_opened(composite: keras.Layer) -> Iterator[None]:
     """
     thread = threading.get_ident()
     known = set(map(id, sublayers(composite)))
+    before = vars(keras.layers.Lambda).get("__call__")
+    as_layer = before or keras.Layer.__call__
 
     def call(layer: keras.layers.Lambda, *args: Any, **kwargs: Any) -> Any:
         if (
@@ -38,9 +40,8 @@ def lambdas_opened(composite: keras.Layer) -> Iterator[None]:
                 outputs = layer.call(*args, **kwargs)
                 if all(isinstance(leaf, keras.KerasTensor) for leaf in keras.tree.flatten(outputs)):
                     return outputs
-        return keras.Layer.__call__(layer, *args, **kwargs)
+        return as_layer(layer, *args, **kwargs)
 
-    before = vars(keras.layers.Lambda).get("__call__")
     keras.layers.Lambda.__call__ = call
     try:
         yield
