@@ -336,7 +336,9 @@ def known_output(
     def infer(*args: Any, **kwargs: Any) -> Any:
         built, wanted = ([part.built for part in sublayers(each)] for each in (copy, source))
         _, variables = parts_and_variables(source)
-        if built != wanted or len(parts_and_variables(copy)[1]) < len(variables):
+        listed = len(variables) == len(source.variables)
+        known = copy.variables if listed else parts_and_variables(copy)[1]
+        if built != wanted or len(known) < len(variables):
             return type(copy).compute_output_spec(copy, *args, **kwargs)
         return output
 

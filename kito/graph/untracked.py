@@ -61,14 +61,23 @@ def _untracked(layer: keras.Layer) -> Iterator[keras.Layer | keras.Variable]:
             parts = sublayers(value)
             seen.update(id(each) for each in (*parts, *value.variables))
             waiting += [inner for part in parts for inner in _attributes(part)]
-        else:
+        elif not _is_of_keras(type(value)):
             waiting += _inside(value)
+
+
+def _is_of_keras(cls: type) -> bool:
+    """Whether objects of a class are Keras' own, such as initializers, and hold no layers."""
+    return cls.__module__.startswith("keras.") and not issubclass(cls, keras.Operation)
 
 
 def _attributes(layer: keras.Layer) -> list[Any]:
     """The values of attributes in which something may stand that Keras does not know of."""
     common = _attributes_of_models() if isinstance(layer, keras.Model) else _attributes_of_layers()
-    return [value for name, value in vars(layer).items() if name not in common]
+    return [
+        value
+        for name, value in vars(layer).items()
+        if name not in common and (gc.is_tracked(value) or type(value) is np.ndarray)
+    ]
 
 
 @functools.cache
