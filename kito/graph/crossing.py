@@ -40,7 +40,7 @@ def cross(root: Graph, closed: Collection[Any] = ()) -> bool:
     """
     found = False
     # What was moved may cross the next border then.
-    while sum(_cross_one(*place) for place in _places(root, closed)):
+    while sum(map(_move, _places(root, closed))):
         found = True
     return found
 
@@ -72,7 +72,8 @@ class _Border:
         graph: in which the call stands.
         node: the call.
         inside: the graph of the nested model.
-        outer, inner: the tensor, outside and inside.
+        above: the graph that computes the tensor, and its name there.
+        below: the graph that reads it, and its name there.
         movable: the layers that may be moved.
     """
 
@@ -80,15 +81,13 @@ class _Border:
     graph: Graph
     node: Node
     inside: Graph
-    outer: Ref
-    inner: Ref
+    above: tuple[Graph, Ref]
+    below: tuple[Graph, Ref]
     movable: Collection[Layer]
 
 
-def _places(root: Graph, closed: Collection[Any]) -> Iterator[tuple[_Border, bool]]:
-    """The tensors that nested models take, and those that they return, which is said with each, as
-    they are when it is asked for them.
-    """
+def _places(root: Graph, closed: Collection[Any]) -> Iterator[_Border]:
+    """The tensors that nested models take and return, as they are when it is asked for them."""
     graphs = [graph for _, graph in walk(root)]
     calls = Counter(node.layer for graph in graphs for node in graph)
     movable = {
@@ -109,26 +108,13 @@ def _places(root: Graph, closed: Collection[Any]) -> Iterator[tuple[_Border, boo
                 continue
             inner = keras.tree.flatten(inside.inputs)
             for taken, given in zip(inner, node.refs, strict=True):
-                yield _Border(root, graph, node, inside, given, taken, movable), False
+                above, below = (graph, given), (inside, taken)
+                yield _Border(root, graph, node, inside, above, below, movable)
             if number not in graph:  # it was empty
                 continue
             for index, ref in enumerate(keras.tree.flatten(inside.outputs)):
-                yield _Border(root, graph, node, inside, Ref(node.id, index), ref, movable), True
-
-
-def _cross_one(border: _Border, is_output: bool) -> bool:
-    """Move a layer in or out at a border, if there is one to move."""
-    if not _is_private(border, is_output):
-        return False
-    return (_move_at_output if is_output else _move_at_input)(border)
-
-
-def _is_private(border: _Border, is_output: bool) -> bool:
-    """Whether nothing else reads the tensor, on either side of the border."""
-    inside = _uses(border.inside, border.inner)
-    return _uses(border.graph, border.outer) == (1, 0) and inside == (
-        (0, 1) if is_output else (1, 0)
-    )
+                above, below = (inside, ref), (graph, Ref(node.id, index))
+                yield _Border(root, graph, node, inside, above, below, movable)
 
 
 def _uses(graph: Graph, ref: Ref) -> tuple[int, int]:
@@ -142,48 +128,26 @@ def _reader(graph: Graph, ref: Ref) -> Node:
     return next(each for each in graph.readers(ref.node) if ref in each.refs)
 
 
-def _move_at_output(border: _Border) -> bool:
-    graph, inside, outer, inner = border.graph, border.inside, border.outer, border.inner
-    reader = _reader(graph, outer)
-    last = inside.producer(inner)
-    if _is_affine(graph, reader, border) and _is_behind_linear(inside, inner):
-        _leave(graph, reader, outer)
-        new = _enter(inside, reader, inner)
-        inside.outputs = _replaced(inside.outputs, inner, new)
-        return True
-    if (
-        _is_affine(inside, last, border)
-        and _is_before_linear(graph, outer)
-        and not _is_behind_linear(inside, last.input)
+def _move(border: _Border) -> bool:
+    """Move a layer across a border, if there is one to move."""
+    (above, made), (below, read) = border.above, border.below
+    if sum(_uses(above, made)) != 1 or _uses(below, read) != (1, 0):
+        return False
+    first, last = _reader(below, read), above.producer(made)
+    if _is_affine(below, first, border) and _is_behind_linear(above, made):
+        _leave(below, first)
+        _enter(above, first, made)
+    elif (
+        _is_affine(above, last, border)
+        and _is_before_linear(below, read)
+        and not _is_behind_linear(above, last.input)
     ):
-        _leave(inside, last, last.input)
-        new = _enter(graph, last, outer)
-        graph.put(_reading(graph[reader.id], outer, new))
-        _lay_open_if_empty(border)
-        return True
-    return False
-
-
-def _move_at_input(border: _Border) -> bool:
-    graph, inside, outer, inner = border.graph, border.inside, border.outer, border.inner
-    reader = _reader(inside, inner)
-    before = graph.producer(outer)
-    if _is_affine(inside, reader, border) and _is_behind_linear(graph, outer):
-        _leave(inside, reader, inner)
-        new = _enter(graph, reader, outer)
-        graph.put(_reading(graph[border.node.id], outer, new))
-        _lay_open_if_empty(border)
-        return True
-    if (
-        _is_affine(graph, before, border)
-        and _is_before_linear(inside, inner)
-        and not _is_behind_linear(graph, before.input)
-    ):
-        _leave(graph, before, before.input)
-        new = _enter(inside, before, inner)
-        inside.put(_reading(inside[reader.id], inner, new))
-        return True
-    return False
+        _leave(above, last)
+        _enter(below, last, read)
+    else:
+        return False
+    _lay_open_if_empty(border)
+    return True
 
 
 def _is_affine(graph: Graph, node: Node, border: _Border) -> bool:
@@ -217,28 +181,29 @@ def _is_before_linear(graph: Graph, ref: Ref) -> bool:
     return _is_before_linear(inside, keras.tree.flatten(inside.inputs)[node.refs.index(ref)])
 
 
-def _leave(graph: Graph, node: Node, read: Ref) -> None:
+def _leave(graph: Graph, node: Node) -> None:
     """Take a layer out: what was made of its output is made of what it read."""
-    graph.redirect(Ref(node.id), read)
-    graph.outputs = _replaced(graph.outputs, Ref(node.id), read)
+    graph.redirect(Ref(node.id), node.input)
+    graph.outputs = _replaced(graph.outputs, Ref(node.id), node.input)
     graph.remove(node.id)
 
 
-def _enter(graph: Graph, node: Node, read: Ref) -> Ref:
-    """Call a layer on a tensor of another graph, in which it gets a name that is free."""
+def _enter(graph: Graph, node: Node, read: Ref) -> None:
+    """Call a layer on a tensor of another graph, in which it gets a name that is free: what was
+    made of the tensor is made of what it gives.
+    """
     taken = {each.layer.name for each in graph}
     around = Layer(Functional, graph.name)
     name = next(each for each in names_inside(around, node.layer) if each not in taken)
     made = graph.tensor(read)  # of which there may be known more, or less, than there
     new = Node(graph.new_id(), replace(node.layer, name=name), (read,), {}, (made,))
+    readers = graph.readers(read.node)
     graph.put(new)
+    for reader in readers:
+        args, kwargs = _replaced((reader.args, reader.kwargs), read, Ref(new.id))
+        graph.put(replace(reader, args=args, kwargs=kwargs))
+    graph.outputs = _replaced(graph.outputs, read, Ref(new.id))
     graph.crossed.append(Crossed(node.layer.source, name))
-    return Ref(new.id)
-
-
-def _reading(node: Node, old: Ref, new: Ref) -> Node:
-    args, kwargs = _replaced((node.args, node.kwargs), old, new)
-    return replace(node, args=args, kwargs=kwargs)
 
 
 def _replaced(structure: Any, old: Ref, new: Ref) -> Any:

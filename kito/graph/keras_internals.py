@@ -376,14 +376,15 @@ def own_attributes(layer: keras.Layer) -> list[str]:
     if type(layer).__module__.startswith("keras.src."):
         return []
     model = isinstance(layer, keras.Model)
-    names = vars(layer).keys() - _common_attributes(keras.Model if model else keras.Layer)
+    names = vars(layer).keys() - common_attributes(keras.Model if model else keras.Layer)
     if model:  # the rest is its graph
         names = {name for name in names if not name.startswith("_")} - {"output_names"}
     return sorted(name for name in names if not name.startswith("_self_"))  # TensorFlow's own
 
 
 @functools.cache
-def _common_attributes(base: type[keras.Layer]) -> frozenset[str]:
+def common_attributes(base: type[keras.Layer]) -> frozenset[str]:
+    """What every layer, or model, has for itself, or may get from Keras."""
     # What Keras notes of a constructor with `*args` has no default.
     return frozenset(vars(base())) | {"build", "quantize", "_auto_config_error_args", *RUN}
 

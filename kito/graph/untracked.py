@@ -18,7 +18,7 @@ from typing import Any
 import keras
 import numpy as np
 
-from kito.graph.keras_internals import RUN, Functional, is_users, sublayers
+from kito.graph.keras_internals import Functional, common_attributes, is_users, sublayers
 
 HOLDERS = (list, tuple, dict, deque, CellType, MappingProxyType)
 WRAPPED = ("python_function", "__wrapped__")
@@ -72,18 +72,13 @@ def _is_of_keras(cls: type) -> bool:
 
 def _attributes(layer: keras.Layer) -> list[Any]:
     """The values of attributes in which something may stand that Keras does not know of."""
-    common = _attributes_of_models() if isinstance(layer, keras.Model) else _attributes_of_layers()
+    model = isinstance(layer, keras.Model)
+    common = _attributes_of_models() if model else common_attributes(keras.Layer)
     return [
         value
         for name, value in vars(layer).items()
         if name not in common and (gc.is_tracked(value) or type(value) is np.ndarray)
     ]
-
-
-@functools.cache
-def _attributes_of_layers() -> frozenset[str]:
-    """What every layer has for itself, or may get from Keras."""
-    return frozenset(vars(keras.Layer())) | {"build", "quantize", "_auto_config_error_args", *RUN}
 
 
 @functools.cache
@@ -93,7 +88,7 @@ def _attributes_of_models() -> frozenset[str]:
     tensor = keras.Input((1,), name="tensor")
     chain = keras.Sequential([tensor, keras.layers.Identity(name="same")], name="chain")
     models = Functional(tensor, chain(tensor), name="graph"), chain, keras.Model(name="model")
-    return _attributes_of_layers().union(name for model in models for name in vars(model))
+    return common_attributes(keras.Layer).union(name for model in models for name in vars(model))
 
 
 def _inside(value: Any) -> list[Any]:
