@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -136,8 +136,7 @@ def optimize(
                 lower(graph, precision)
             graph.verify()
             fast = _built(graph, model, report)
-        gained = sum(each.parameters for each in report.applied)
-        if (more := _parameters(fast) - _parameters(model) - gained) > 0:
+        if (more := _grown_by(model, fast, report)) > 0:
             report.notes.append(
                 f"the result has {more:,} parameters more: weights that a layer and a model with a "
                 "class of its own have in common, it has twice"
@@ -220,11 +219,23 @@ def _as_it_is(model: keras.Model, reason: GraphError | NoGraphError) -> keras.Mo
         raise type(reason)(f"{reason} (Keras can't copy it either: {first_line(error)})") from error
 
 
-def _parameters(model: keras.Model) -> int:
-    weights = list(model.weights)
-    with contextlib.suppress(ValueError):
-        weights += parts_and_variables(model)[1][len(model.variables) :]
-    return sum(math.prod(weight.shape) for weight in weights)
+def _grown_by(model: keras.Model, fast: keras.Model, report: Report) -> int:
+    """By how many parameters the result is larger than the rules say."""
+    grown = _parameters(fast.weights) - _parameters(model.weights)
+    grown -= sum(each.parameters for each in report.applied)
+    if grown > 0:
+        with contextlib.suppress(ValueError):
+            grown += _parameters(_hidden(fast)) - _parameters(_hidden(model))
+    return grown
+
+
+def _parameters(variables: Iterable[keras.Variable]) -> int:
+    return sum(math.prod(variable.shape) for variable in variables)
+
+
+def _hidden(model: keras.Model) -> list[keras.Variable]:
+    """The variables that Keras does not know of."""
+    return parts_and_variables(model)[1][len(model.variables) :]
 
 
 def explain(
