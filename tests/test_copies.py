@@ -11,6 +11,7 @@ from keras import layers, ops
 from keras.layers import BatchNormalization, Conv2D, Dense
 
 import kito
+from kito.graph.layer import to_numpy
 from kito.testing import check_equivalent, check_rewrites, randomize
 from tests.folds import FOLDS
 
@@ -638,3 +639,104 @@ def test_values_in_slots_that_a_configuration_forgets_are_not_lost():
     fast = kito.optimize(model, FOLDS, report=report)
     assert "does not carry held" in report.notes[0]
     check_equivalent(model, fast)
+
+
+class Kept(keras.Model):
+    """It has no `get_config`, and keeps what it was made with as its own."""
+
+    def __init__(self, act="relu", factor=1.0, **options):
+        super().__init__(**options)
+        self._act, self._factor, self.dense = keras.activations.get(act), factor, Dense(5)
+
+    def build(self, shape):
+        self.dense.build(shape)
+
+    def call(self, x):
+        return self._act(self.dense(x)) * self._factor
+
+
+def test_what_a_nested_model_keeps_as_its_own_is_not_lost():
+    inputs = keras.Input((5,))
+    nested = Kept("tanh", 4.0, name="kept")
+    model = randomize(keras.Model(inputs, nested(BatchNormalization()(Dense(5)(inputs)))))
+    report = kito.Report()
+    check_equivalent(model, kito.optimize(model, ["dense_batchnorm"], report=report))
+    assert report.applied
+    assert "its configuration does not carry _act, _factor" in report.notes[0]
+
+
+class Measured(Kept):
+    """Can't be traced."""
+
+    def call(self, x):
+        return super().call(x) * float(to_numpy(ops.max(x)) > 0)
+
+
+def test_a_model_is_made_anew_of_what_it_keeps_as_its_own():
+    model, data = Measured("tanh", 4.0), np.ones((2, 5), "float32")
+    model(data)
+    fast = kito.optimize(randomize(model))
+    assert type(fast) is Measured
+    np.testing.assert_array_equal(*(to_numpy(each(data)) for each in (model, fast)))
+
+
+@keras.saving.register_keras_serializable("test_copies")
+class Features(layers.Layer):
+    """Draws numbers when it is built, which are no weights."""
+
+    def __init__(self, **options):
+        super().__init__(**options)
+        self.initializer = keras.initializers.RandomNormal(seed=3)
+
+    def build(self, shape):
+        self.drawn = self.initializer((5, 8))
+
+    def call(self, x):
+        return ops.matmul(x, self.drawn)
+
+    def compute_output_shape(self, shape):
+        return (*shape[:-1], 8)
+
+
+def test_what_a_layer_draws_when_it_is_built_is_copied():
+    inputs = keras.Input((5,))
+    model = randomize(keras.Model(inputs, Features()(BatchNormalization()(Dense(5)(inputs)))))
+    report = kito.Report()
+    fast = kito.optimize(model, ["dense_batchnorm"], report=report)
+    check_equivalent(model, fast)
+    assert not report.notes
+
+
+class Priors(keras.Initializer):
+    """Nobody registered it."""
+
+    def __call__(self, shape, dtype=None):
+        return ops.zeros(shape, dtype) - 4.0
+
+
+def test_an_initializer_that_nobody_registered_is_in_no_ones_way():
+    own = {"bias_initializer": Priors()}
+    rows = [keras.Input((6, 6, 3)), Conv2D(4, 3, **own), BatchNormalization(), Dense(2, **own)]
+    report = kito.Report()
+    model = randomize(keras.Sequential(rows))
+    check_equivalent(model, kito.optimize(model, FOLDS, strict=True, report=report))
+    assert report.folded == {"conv_batchnorm": 1}
+    assert not report.notes
+
+
+class Places(Hidden):
+    """Its configuration lacks where in a container something stands."""
+
+    def __init__(self, **options):
+        super().__init__(**options)
+        self.held = {"scale": 2.0}
+
+    def call(self, x):
+        return x * self.held.get("scale", 1.0) + self.held.get("shift", 0.0)
+
+
+def test_where_something_stands_is_not_lost():
+    places, inputs = Places(), keras.Input((4,))
+    places.held = {"shift": 2.0}
+    model = randomize(keras.Model(inputs, Dense(2)(places(inputs))))
+    check_equivalent(model, kito.optimize(model, FOLDS))

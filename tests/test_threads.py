@@ -9,8 +9,8 @@ from keras import layers, ops
 from keras.layers import BatchNormalization, Conv2D
 
 import kito
-from kito.graph.keras_internals import untouched
 from kito.graph.layer import to_numpy
+from kito.graph.untouched import untouched
 from kito.testing import check_equivalent, randomize
 from tests.folds import FOLDS
 

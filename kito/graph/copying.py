@@ -61,6 +61,11 @@ NOT_SETTINGS = {"_name", "name", "_path", "_parent_path", "_called", "_lock", "_
 QUANTIZATION = ("quantization_config", "inputs_quantizer")
 # Entries of a configuration that are compared, or copied, by themselves.
 COPIED = ("dtype", *QUANTIZATION)
+# What a layer may be made with, and its configuration names.
+OBJECTS = (
+    *(keras.Initializer, keras.Regularizer, keras.constraints.Constraint),
+    Function,
+)
 # Layers of Keras' own around a layer that they are given.
 WRAPPERS = (keras.layers.TimeDistributed, keras.layers.SpectralNormalization)
 # What a `compile` of a class' own leaves in attributes: it is called again.
@@ -88,12 +93,29 @@ def can_load(operation: keras.Operation) -> bool:
     if not isinstance(operation, keras.Layer):
         return _can_save(operation)
     if cls is not keras.layers.Lambda and cls.__module__.startswith("keras.src."):
-        return names_activations(operation)
+        return names_activations(operation) and _loads_parts(operation)
     registered = keras.saving.get_registered_name(cls)
     # Of a Lambda Keras asks for its function only.
     known = cls is keras.layers.Lambda or keras.saving.get_registered_object(registered) is cls
     # From these packages Keras imports also what is not registered.
     return (known or cls.__module__.startswith("keras_hub.")) and _can_rebuild(operation)
+
+
+def _loads_parts(layer: keras.Layer) -> bool:
+    """Whether Keras loads what one of its own layers is made with, and the layers inside it."""
+    return all(map(_can_load_object, made_with(layer))) and all(map(can_load, layers_in(layer)))
+
+
+def _can_load_object(value: Any) -> bool:
+    with contextlib.suppress(Exception):  # whatever the class raises
+        saved = json.dumps(keras.saving.serialize_keras_object(value))
+        return type(keras.saving.deserialize_keras_object(json.loads(saved))) is type(value)
+    return False
+
+
+def made_with(layer: keras.Layer) -> list[Any]:
+    """The initializers and so on, of users' classes, and functions, that a layer keeps."""
+    return [each for each in vars(layer).values() if isinstance(each, OBJECTS) and is_users(each)]
 
 
 def _can_save(operation: keras.Operation) -> bool:
@@ -149,7 +171,7 @@ def _same_activations(one: keras.Layer, other: keras.Layer) -> bool:
 
 def _is_named(activation: Any) -> bool:
     if isinstance(activation, keras.Layer):
-        return not activation.weights
+        return not activation.weights and type(_loaded(activation)) is type(activation)
     if not isinstance(activation, Function):
         return not callable(activation) or isinstance(_loaded(activation), type(activation))
     name = activation.__name__
@@ -188,7 +210,8 @@ def copy_structures(layers: Sequence[keras.Layer]) -> list[keras.Layer]:
     except Exception:
         # Classes that nobody registered: those inside the layers are known all the same.
         parts = [part for layer in layers for part in sublayers(layer)]
-        with keras.saving.custom_object_scope({type(part).__name__: type(part) for part in parts}):
+        kinds = [type(each) for part in parts for each in (part, *made_with(part))]
+        with keras.saving.custom_object_scope({kind.__name__: kind for kind in kinds}):
             copies = _of_configurations(layers)
     for layer, copy in zip(layers, copies, strict=True):
         # SpatialDropout leaves the policy out of its configuration, layers without a `get_config`
@@ -257,12 +280,17 @@ def _made_anew(model: keras.Model, policy: contextlib.AbstractContextManager[Non
     """What the class makes of its configuration.
 
     Of a model without a `get_config` of its own, Keras says what the constructor need not take, and
-    of what it takes only the defaults. Most constructors keep that in an attribute of the name.
+    of what it takes only the defaults. Most constructors keep that in an attribute of the name, or
+    of that with an underscore.
     """
     if type(model).get_config is keras.Model.get_config:
         taken = inspect.signature(type(model)).parameters
-        kept = (each for each in taken if hasattr(model, each) and not hasattr(type(model), each))
-        config = {name: _anew(getattr(model, name)) for name in kept}
+        config = {
+            name: _anew(getattr(model, kept))
+            for name in taken
+            for kept in (f"_{name}", name)  # the latter, if it has both
+            if hasattr(model, kept) and not hasattr(type(model), kept)
+        }
         if any(each.kind is each.VAR_KEYWORD for each in taken.values()):
             config["dtype"] = model.dtype_policy
     else:
@@ -284,7 +312,7 @@ def _anew(value: Any) -> Any:
         return tuple(several) if isinstance(value, tuple) else list(several)
     if isinstance(value, keras.Layer):
         return copy_structure(value)
-    if not isinstance(value, PLAIN):
+    if not (isinstance(value, PLAIN) or (isinstance(value, Function) and not value.__closure__)):
         raise CannotCopyError(f"it is made of a {type(value).__name__}")
     return value
 
@@ -593,10 +621,13 @@ def _same_object(one: Any, other: Any, depth: int) -> bool:
 
 
 def _all_equal(one: Any, other: Any, depth: int) -> bool:
-    """Whether the leaves of two structures are equal."""
-    leaves, others = keras.tree.flatten(one), keras.tree.flatten(other)
+    """Whether the leaves of two structures are equal, and stand in the same places."""
+    if not (keras.tree.is_nested(one) or keras.tree.is_nested(other)):
+        return _equal(one, other, depth)
+    leaves, others = map(keras.tree.flatten_with_path, (one, other))
     return len(leaves) == len(others) and all(
-        _equal(a, b, depth) for a, b in zip(leaves, others, strict=True)
+        path == other_path and _equal(a, b, depth)
+        for (path, a), (other_path, b) in zip(leaves, others, strict=True)
     )
 
 

@@ -14,10 +14,13 @@ import numpy as np
 
 from kito.distance import apart, magnitude
 from kito.graph.ir import Calls, Graph, Node, Ref, Tensor, Trace
-from kito.graph.keras_internals import takes_training, untouched
+from kito.graph.keras_internals import (
+    takes_training,
+)
 from kito.graph.layer import Layer, to_numpy
 from kito.graph.record import UntraceableError, only_untraceable, with_sizes
 from kito.graph.tensorflow_functions import uncompiled
+from kito.graph.untouched import untouched
 from kito.samples import draw
 
 # What each dimension that is not known is, in two runs; the next where that is too large, as for a

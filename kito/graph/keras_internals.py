@@ -5,14 +5,12 @@ from __future__ import annotations
 import contextlib
 import functools
 import inspect
-import operator
 import sys
 import threading
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
 from typing import Any
-from weakref import WeakKeyDictionary
+from weakref import ProxyTypes
 
 import keras
 from keras.src.applications.convnext import LayerScale as LayerScale
@@ -122,9 +120,6 @@ UNREADING_OPERATIONS: tuple[type[keras.Operation], ...] = (
 
 # How deep Keras goes for each call of a chain, and some more.
 FRAMES_A_CALL = 2
-
-# The first call of a layer sets these, also of one that has no weights to build.
-CHANGED_BY_ANY_CALL = {"_called", "_parent_path", "_path", "built", "_build_shapes_dict"}
 
 
 # The models there refuse strings when they are called, and do no more.
@@ -375,22 +370,30 @@ def own_attributes(layer: keras.Layer) -> list[str]:
     """
     if type(layer).__module__.startswith("keras.src."):
         return []
-    model = isinstance(layer, keras.Model)
-    names = vars(layer).keys() - common_attributes(keras.Model if model else keras.Layer)
-    if model:  # the rest is its graph
-        names = {name for name in names if not name.startswith("_")} - {"output_names"}
+    names = vars(layer).keys() - common_attributes(isinstance(layer, keras.Model))
     return sorted(name for name in names if not name.startswith("_self_"))  # TensorFlow's own
 
 
 @functools.cache
-def common_attributes(base: type[keras.Layer]) -> frozenset[str]:
-    """What every layer, or model, has for itself, or may get from Keras."""
+def common_attributes(of_models: bool) -> frozenset[str]:
+    """What every layer, or every model, has for itself, or may get from Keras."""
     # What Keras notes of a constructor with `*args` has no default.
-    return frozenset(vars(base())) | {"build", "quantize", "_auto_config_error_args", *RUN}
+    names = {*vars(keras.Layer()), "build", "quantize", "_auto_config_error_args"}
+    if of_models:
+        # With names: Keras counts those that it makes itself.
+        tensor = keras.Input((1,), name="tensor")
+        chain = keras.Sequential([tensor, keras.layers.Identity(name="same")], name="chain")
+        models = Functional(tensor, chain(tensor), name="graph"), chain, keras.Model(name="model")
+        names = names.union(RUN, *map(vars, models))
+    return frozenset(names)
 
 
 # What Keras sets on a model that it compiles or runs.
-RUN = ("history", "optimizer", "stop_evaluating", "stop_predicting", "stop_training")
+RUN = (
+    *("history", "optimizer", "output_names"),
+    *("stop_evaluating", "stop_predicting", "stop_training"),
+    *("_compile_config", "_compiled_trainable_state", "_eval_epoch_iterator", "_jax_state"),
+)
 
 
 def patched_methods(operation: keras.Operation) -> list[str]:
@@ -452,12 +455,14 @@ def states_between_batches(layer: keras.Layer) -> list[keras.Variable]:
 
 def sublayers(layer: keras.Layer) -> list[keras.Layer]:
     """The layer and all layers inside it, in the order in which Keras tracks them."""
-    return list(layer._flatten_layers())
+    # A weak reference stands for a layer that is held elsewhere.
+    return [each for each in layer._flatten_layers() if type(each) not in ProxyTypes]
 
 
 def layers_in(layer: keras.Layer) -> list[keras.Layer]:
     """The layers that a layer holds itself, not those inside them."""
-    return list(layer._flatten_layers(include_self=False, recursive=False))
+    held = layer._flatten_layers(include_self=False, recursive=False)
+    return [each for each in held if type(each) not in ProxyTypes]
 
 
 def infers(layer: keras.Layer) -> bool:
@@ -506,20 +511,28 @@ def no_initializers(layer: keras.Layer) -> Iterator[None]:
 
     On large models the initializers are most of the time that building takes.
     """
-    zeros = keras.initializers.Zeros()
-    replaced = [
-        (part, name, value)
-        for part in sublayers(layer)
-        for name, value in vars(part).items()
-        if isinstance(value, keras.initializers.Initializer)
-    ]
-    for part, name, _ in replaced:
-        vars(part)[name] = zeros  # not setattr: the layer need not notice
+    parts = sublayers(layer)
+    before = [vars(part).get("add_weight") for part in parts]
+    for part in parts:
+        vars(part)["add_weight"] = functools.partial(_add_zeros, part.add_weight)
     try:
         yield
     finally:
-        for part, name, value in replaced:
-            vars(part)[name] = value
+        for part, add_weight in zip(parts, before, strict=True):
+            if add_weight is None:
+                del vars(part)["add_weight"]
+            else:
+                vars(part)["add_weight"] = add_weight
+
+
+def _add_zeros(
+    add_weight: Callable[..., Any],
+    shape: Any = None,
+    initializer: Any = None,
+    *args: Any,
+    **kwargs: Any,
+) -> Any:
+    return add_weight(shape, "zeros", *args, **kwargs)
 
 
 @contextlib.contextmanager
@@ -604,168 +617,6 @@ def reading() -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def untouched(layer: keras.Layer) -> Iterator[None]:
-    """Let a layer's `call` run on symbolic tensors, and leave no trace of that in the layer.
-
-    Raises:
-        StatefulCallError: if the call assigns to a variable, which it can't; on leaving, if it
-            changed a Python attribute, or a container or an object in one (which is put back).
-    """
-    parts = sublayers(layer)
-    before = [dict(vars(part)) for part in parts]
-    held = [(f"{part.name}.{name}", *each) for part in parts for name, *each in _held(part)]
-    losses = [
-        (holder, _contents(holder)) for part in parts for holder in (part._losses, part._loss_ids)
-    ]
-    calls = [(len(part._inbound_nodes), len(part._outbound_nodes)) for part in parts]
-    tracked = [_tracked(part) for part in parts]
-    try:
-        with _not_assigned(layer):
-            yield
-    finally:
-        changed: list[str] = []
-        changes: list[Change] = []
-        for part, attributes, (inbound, outbound) in zip(parts, before, calls, strict=True):
-            del part._inbound_nodes[inbound:]
-            del part._outbound_nodes[outbound:]
-            now = vars(part)
-            if _are_same_objects(now, attributes):
-                continue
-            if not _was_built_by_the_call(attributes, now, type(part)):
-                for name in {*now, *attributes} - CHANGED_BY_ANY_CALL - SET_FIRST.get(part, set()):
-                    if now.get(name, before) is not attributes.get(name, before):
-                        changed.append(f"{part.name}.{name}")
-                        changes.append(Change(part, name, now.get(name)))
-            now.clear()
-            now.update(attributes)
-        for part, known in zip(parts, tracked, strict=True):
-            if _tracked(part) != known:
-                _forget(part, *known)
-        for holder, contents in losses:
-            _put_back(holder, contents)
-        for name, holder, contents in held:
-            if not _are_same_objects(_contents(holder), contents):
-                changed.append(name)
-                changes.clear()
-                _put_back(holder, contents)
-    if changed:
-        first, *others = sorted(changed)
-        more = f" and {len(others)} more" if others else ""
-        said = f"its call changes {first}{more}: the next need not be the same"
-        raise StatefulCallError(said, changes if len(changes) == len(changed) else ())
-
-
-def _tracked(layer: keras.Layer) -> tuple[bool, dict[str, int]]:
-    """Whether a layer may get no more weights and layers, and how many it has of each kind."""
-    tracker = layer._tracker
-    return tracker.locked, {name: len(store) for name, (_, store) in tracker.config.items()}
-
-
-def _forget(layer: keras.Layer, locked: bool, counts: dict[str, int]) -> None:
-    """Take from a layer the weights and layers that it got last, so that it can be built again."""
-    tracker = layer._tracker
-    tracker.locked = locked
-    for name, (_, store) in tracker.config.items():
-        del store[counts[name] :]
-        tracker.stored_ids[name] = {*map(id, store)}
-
-
-# A container, or an object, that is held in an attribute, and what it holds in turn.
-Held = tuple[str, Any, Any]
-
-
-def _held(layer: keras.Layer) -> Iterator[Held]:
-    """What a user's layer holds in its attributes and may change, by the name of the attribute."""
-    waiting = [(name, vars(layer)[name]) for name in own_attributes(layer)]
-    seen: set[int] = set()
-    while waiting:
-        name, holder = waiting.pop()
-        if id(holder) in seen or not _is_holder(holder):
-            continue
-        seen.add(id(holder))
-        contents = _contents(holder)
-        yield name, holder, contents
-        waiting += [(name, each) for each in _objects(contents)]
-
-
-def _is_holder(value: Any) -> bool:
-    if isinstance(value, (list, dict, set)):
-        return True
-    known = isinstance(value, (keras.Operation, keras.Variable, type))
-    return not known and is_users(type(value)) and hasattr(value, "__dict__")
-
-
-def _contents(holder: Any) -> Any:
-    if isinstance(holder, list):
-        return list(holder)
-    return set(holder) if isinstance(holder, set) else dict(_mapping(holder))
-
-
-def _mapping(holder: Any) -> dict[Any, Any]:
-    return holder if isinstance(holder, dict) else vars(holder)
-
-
-def _objects(contents: Any) -> list[Any]:
-    return [*contents, *contents.values()] if isinstance(contents, dict) else [*contents]
-
-
-def _are_same_objects(one: Any, other: Any) -> bool:
-    pair = _objects(one), _objects(other)
-    return len(pair[0]) == len(pair[1]) and all(map(operator.is_, *pair))
-
-
-def _put_back(holder: Any, contents: Any) -> None:
-    if isinstance(holder, list):
-        holder[:] = contents
-        return
-    into = holder if isinstance(holder, set) else _mapping(holder)
-    into.clear()
-    into.update(contents)
-
-
-@contextlib.contextmanager
-def _not_assigned(layer: keras.Layer) -> Iterator[None]:
-    """Let nothing be assigned to the variables of a layer but where Keras forgets that.
-
-    Raises:
-        StatefulCallError: where it is assigned.
-    """
-    thread = threading.get_ident()
-
-    def refuse(variable: keras.Variable, assign: Callable[[Any], Any], value: Any) -> Any:
-        if in_stateless_scope() or threading.get_ident() != thread:  # which may train the model
-            return assign(value)
-        raise StatefulCallError(
-            f"the call of {layer.name} assigns to {variable.path}: the next need not be the same"
-        )
-
-    # Keras lists the state of a SeedGenerator twice where two layers hold that.
-    variables = {id(variable): variable for variable in layer.variables}.values()
-    before = [vars(variable).get("assign") for variable in variables]
-    for variable in variables:
-        vars(variable)["assign"] = functools.partial(refuse, variable, variable.assign)
-    try:
-        yield
-    finally:
-        for variable, assign in zip(variables, before, strict=True):
-            if assign is None:
-                del vars(variable)["assign"]
-            else:
-                vars(variable)["assign"] = assign
-
-
-def _was_built_by_the_call(
-    before: dict[str, Any], now: dict[str, Any], cls: type[keras.Layer]
-) -> bool:
-    """Whether a layer of Keras has changed only as any layer does when it is built.
-
-    What a composite holds is not yet built where Keras has not run it, but only asked it for the
-    shapes of its outputs.
-    """
-    return cls.__module__.startswith("keras.src.") and not before["built"] and now["built"]
-
-
-@contextlib.contextmanager
 def numpy_defers() -> Iterator[None]:
     """Let `np.sqrt(2.0) * x` be a product of Keras for a symbolic `x`: numpy would ask for its
     values.
@@ -790,24 +641,3 @@ def at_inference(layer: keras.Layer) -> Iterator[None]:
     context.set_value("training", False)
     with _global_attribute("current_call_ctx", context):
         yield
-
-
-@dataclass(frozen=True)
-class Change:
-    """A Python attribute of a layer that a call gave another value."""
-
-    layer: keras.Layer
-    name: str
-    after: Any
-
-
-# The attributes that the calls of a layer set before they read them, see set_first.py.
-SET_FIRST: WeakKeyDictionary[keras.Layer, set[str]] = WeakKeyDictionary()
-
-
-class StatefulCallError(Exception):
-    """A layer's call has an effect on the layer: on these attributes, if that is all."""
-
-    def __init__(self, said: str, changes: Sequence[Change] = ()) -> None:
-        super().__init__(said)
-        self.changes = changes

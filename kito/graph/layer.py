@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import keras
 import numpy as np
 
-from kito.graph.keras_internals import complete_config, named_weights, shell
+from kito.graph.keras_internals import complete_config, is_users, named_weights, shell
 
 if TYPE_CHECKING:
     from kito.graph.ir import Graph
@@ -210,7 +210,7 @@ class Layer:
 
         Weights that stay are not copied. Others are cast once, from whatever precision they were
         computed in, to the dtype of the layer's variables. Regularizers and constraints, which only
-        training reads, are dropped.
+        training reads, are dropped; so are initializers of users' own, which Keras may not know.
 
         Raises:
             TypeError: a name is neither a weight nor a configuration entry of the class.
@@ -227,10 +227,15 @@ class Layer:
                     f"{self.cls.__name__} has no weight or configuration entry '{name}'"
                 )
             weights[name] = changes[name]
-        dropped = {
+        dropped: dict[str, Any] = {
             name: None
             for name in self.config
             if name.endswith(TRAINING_ONLY) or name.startswith("lora_")
+        }
+        dropped |= {
+            name: "zeros"
+            for name in self.config
+            if name.endswith("_initializer") and is_users(getattr(self.source, name, None))
         }
         return replace(
             self,

@@ -23,7 +23,6 @@ from kito.graph.keras_internals import (
     READING,
     Functional,
     ReshapeOperation,
-    StatefulCallError,
     arguments,
     at_inference,
     calls_in_order,
@@ -37,6 +36,7 @@ from kito.graph.lambdas import lambdas_opened
 from kito.graph.layer import to_numpy
 from kito.graph.size_reads import Reads, watched
 from kito.graph.tensorflow_functions import tensorflow_as_keras, uncompiled
+from kito.graph.untouched import StatefulCallError
 
 # A batch size of which no other number in a model is a multiple.
 BATCH_SIZE = 7919

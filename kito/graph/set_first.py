@@ -16,15 +16,12 @@ from typing import Any, NoReturn, TypeVar
 import keras
 
 from kito.graph.keras_internals import (
-    SET_FIRST,
-    Change,
-    StatefulCallError,
     infers,
     is_users,
     sublayers,
-    untouched,
 )
 from kito.graph.record import UntraceableError, are_alike, record
+from kito.graph.untouched import SET_FIRST, Change, StatefulCallError, untouched
 
 Traced = TypeVar("Traced")
 

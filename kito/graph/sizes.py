@@ -24,7 +24,6 @@ from kito.graph.keras_internals import (
     settings,
     structures,
     sublayers,
-    untouched,
 )
 from kito.graph.layer import Layer, to_numpy
 from kito.graph.record import (
@@ -36,6 +35,7 @@ from kito.graph.record import (
 )
 from kito.graph.size_reads import Reads
 from kito.graph.trace import Outputs, inferred_once
+from kito.graph.untouched import untouched
 
 # With which sizes a call is recorded again that is to work with any; data have those in between. At
 # an odd one, what was halved and doubled is smaller; some take none.

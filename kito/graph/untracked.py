@@ -7,8 +7,8 @@ look into functions, objects and cached properties: what stands there, `variable
 from __future__ import annotations
 
 import contextlib
-import functools
 import gc
+import weakref
 from collections import deque
 from collections.abc import Iterator
 from functools import partial
@@ -18,7 +18,7 @@ from typing import Any
 import keras
 import numpy as np
 
-from kito.graph.keras_internals import Functional, common_attributes, is_users, sublayers
+from kito.graph.keras_internals import common_attributes, is_users, sublayers
 
 HOLDERS = (list, tuple, dict, deque, CellType, MappingProxyType)
 WRAPPED = ("python_function", "__wrapped__")
@@ -49,6 +49,8 @@ def _untracked(layer: keras.Layer) -> Iterator[keras.Layer | keras.Variable]:
         value = waiting.popleft()
         if id(value) in seen:
             continue
+        if isinstance(value, weakref.ProxyTypes):  # what it stands for is held elsewhere
+            continue
         if isinstance(value, np.ndarray) and value.dtype == object:
             waiting += value.ravel().tolist()
         if not gc.is_tracked(value):  # a number, a string, or what holds such only
@@ -72,23 +74,12 @@ def _is_of_keras(cls: type) -> bool:
 
 def _attributes(layer: keras.Layer) -> list[Any]:
     """The values of attributes in which something may stand that Keras does not know of."""
-    model = isinstance(layer, keras.Model)
-    common = _attributes_of_models() if model else common_attributes(keras.Layer)
+    common = common_attributes(isinstance(layer, keras.Model))
     return [
         value
         for name, value in vars(layer).items()
         if name not in common and (gc.is_tracked(value) or type(value) is np.ndarray)
     ]
-
-
-@functools.cache
-def _attributes_of_models() -> frozenset[str]:
-    """What every model has for itself."""
-    # With names: Keras counts those that it makes itself.
-    tensor = keras.Input((1,), name="tensor")
-    chain = keras.Sequential([tensor, keras.layers.Identity(name="same")], name="chain")
-    models = Functional(tensor, chain(tensor), name="graph"), chain, keras.Model(name="model")
-    return common_attributes(keras.Layer).union(name for model in models for name in vars(model))
 
 
 def _inside(value: Any) -> list[Any]:

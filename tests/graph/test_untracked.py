@@ -1,5 +1,6 @@
 """Layers and weights that Keras does not list: copies have them too, or there are none."""
 
+import weakref
 from collections import deque
 from functools import cached_property, partial
 from types import SimpleNamespace
@@ -235,3 +236,29 @@ def test_what_keras_lists_is_not_among_them():
     model.fit(np.zeros((4, 4)), np.zeros((4, 3)), verbose=0)
     assert all_parts(model) == list(model._flatten_layers())
     assert len(all_variables(model)) == len(model.variables)
+
+
+@keras.saving.register_keras_serializable("test_untracked")
+class Pointing(layers.Layer):
+    """Has a weak reference to a layer that it holds, which Keras takes for a second one."""
+
+    def __init__(self, **options):
+        super().__init__(**options)
+        self.dense = layers.Dense(3)
+        self.same = weakref.proxy(self.dense)
+
+    def build(self, shape):
+        self.dense.build(shape)
+
+    def call(self, x):
+        return self.dense(x) + self.same(x)
+
+
+def test_a_weak_reference_is_no_second_layer():
+    inputs = keras.Input((3,))
+    folding = layers.BatchNormalization()(layers.Dense(3)(inputs))
+    model = randomize(keras.Model(inputs, Pointing()(folding)))
+    report = kito.Report()
+    check_equivalent(model, kito.optimize(model, ["dense_batchnorm"], report=report))
+    assert report.applied
+    assert not report.notes
