@@ -3,13 +3,14 @@
 A rule matches calls of one graph. What a model's own user nests in it keeps its name and its
 border, so the border stays, and a BatchNormalization behind a nested model that ends with a
 convolution becomes the last layer inside; one with which a nested model begins, behind a
-convolution, becomes a layer of the model around it. The same where the linear layer follows.
+convolution, becomes a layer of the model around it. The same where the linear layer follows, and
+where the nested model takes the place of a composite.
 """
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -31,16 +32,17 @@ AFFINE = (
 )
 
 
-def cross(root: Graph, closed: Collection[Any] = ()) -> bool:
+def cross(root: Graph, closed: Collection[Any], loses_its_class: Callable[[Graph], bool]) -> bool:
     """Move affine maps across borders; whether there are any. The graphs get to know which.
 
     Args:
         root: that of the whole model.
         closed: the layers that stay.
+        loses_its_class: whether the result has a model in the place of a composite.
     """
     found = False
     # What was moved may cross the next border then.
-    while sum(map(_move, _places(root, closed))):
+    while sum(map(_move, _places(root, closed, loses_its_class))):
         found = True
     return found
 
@@ -75,6 +77,7 @@ class _Border:
         above: the graph that computes the tensor, and its name there.
         below: the graph that reads it, and its name there.
         movable: the layers that may be moved.
+        models: the graphs of nested models, which are models in the result too.
     """
 
     root: Graph
@@ -84,9 +87,12 @@ class _Border:
     above: tuple[Graph, Ref]
     below: tuple[Graph, Ref]
     movable: Collection[Layer]
+    models: Collection[Graph | None]
 
 
-def _places(root: Graph, closed: Collection[Any]) -> Iterator[_Border]:
+def _places(
+    root: Graph, closed: Collection[Any], loses_its_class: Callable[[Graph], bool]
+) -> Iterator[_Border]:
     """The tensors that nested models take and return, as they are when it is asked for them."""
     graphs = [graph for _, graph in walk(root)]
     calls = Counter(node.layer for graph in graphs for node in graph)
@@ -95,13 +101,19 @@ def _places(root: Graph, closed: Collection[Any]) -> Iterator[_Border]:
         for layer, count in calls.items()
         if count == 1 and layer.cls in AFFINE and layer.source not in closed
     }
+    models = {
+        layer.graph
+        for layer in calls
+        if layer.graph is not None
+        if (loses_its_class(layer.graph) if layer.graph.trace else layer.cls in MODELS)
+    }
     is_alone = alone(graphs)
     written = [root] if root.trace is None and not root.frozen else []
     for graph in written:
-        for number in [each.id for each in graph if each.layer.cls in MODELS]:
+        for number in [each.id for each in graph if each.layer.graph in models]:
             node = graph[number]  # of which others may have moved what it reads
             inside = node.layer.graph
-            if inside is None or inside.trace is not None or not is_alone(node.layer):
+            if inside is None or not is_alone(node.layer):
                 continue
             written.append(inside)
             if not is_seamless(graph, node):
@@ -109,12 +121,12 @@ def _places(root: Graph, closed: Collection[Any]) -> Iterator[_Border]:
             inner = keras.tree.flatten(inside.inputs)
             for taken, given in zip(inner, node.refs, strict=True):
                 above, below = (graph, given), (inside, taken)
-                yield _Border(root, graph, node, inside, above, below, movable)
+                yield _Border(root, graph, node, inside, above, below, movable, models)
             if number not in graph:  # it was empty
                 continue
             for index, ref in enumerate(keras.tree.flatten(inside.outputs)):
                 above, below = (inside, ref), (graph, Ref(node.id, index))
-                yield _Border(root, graph, node, inside, above, below, movable)
+                yield _Border(root, graph, node, inside, above, below, movable, models)
 
 
 def _uses(graph: Graph, ref: Ref) -> tuple[int, int]:
@@ -134,13 +146,13 @@ def _move(border: _Border) -> bool:
     if sum(_uses(above, made)) != 1 or _uses(below, read) != (1, 0):
         return False
     first, last = _reader(below, read), above.producer(made)
-    if _is_affine(below, first, border) and _is_behind_linear(above, made):
+    if _is_affine(below, first, border) and _is_behind_linear(above, made, border):
         _leave(below, first)
         _enter(above, first, made)
     elif (
         _is_affine(above, last, border)
-        and _is_before_linear(below, read)
-        and not _is_behind_linear(above, last.input)
+        and _is_before_linear(below, read, border)
+        and not _is_behind_linear(above, last.input, border)
     ):
         _leave(above, last)
         _enter(below, last, read)
@@ -159,26 +171,27 @@ def _is_affine(graph: Graph, node: Node, border: _Border) -> bool:
     return not named and not node.output.masked and graph.tensor(node.input) == node.output
 
 
-def _is_behind_linear(graph: Graph, ref: Ref) -> bool:
+def _is_behind_linear(graph: Graph, ref: Ref, border: _Border) -> bool:
     """Whether a tensor is used once, and a linear layer computes it, here or in a nested model."""
     node = graph.producer(ref)
     inside = node.layer.graph
     if sum(_uses(graph, ref)) != 1:
         return False
-    if node.layer.cls not in MODELS or inside is None:
+    if inside is None or inside not in border.models:
         return is_linear(node)
-    return _is_behind_linear(inside, keras.tree.flatten(inside.outputs)[ref.index])
+    return _is_behind_linear(inside, keras.tree.flatten(inside.outputs)[ref.index], border)
 
 
-def _is_before_linear(graph: Graph, ref: Ref) -> bool:
+def _is_before_linear(graph: Graph, ref: Ref, border: _Border) -> bool:
     """Whether all that reads a tensor is a linear layer, here or in a nested model."""
     if _uses(graph, ref) != (1, 0):
         return False
     node = _reader(graph, ref)
     inside = node.layer.graph
-    if node.layer.cls not in MODELS or inside is None:
+    if inside is None or inside not in border.models:
         return issubclass(node.layer.cls, LINEAR)  # whatever is applied to what it computes
-    return _is_before_linear(inside, keras.tree.flatten(inside.inputs)[node.refs.index(ref)])
+    taken = keras.tree.flatten(inside.inputs)[node.refs.index(ref)]
+    return _is_before_linear(inside, taken, border)
 
 
 def _leave(graph: Graph, node: Node) -> None:

@@ -83,11 +83,13 @@ def is_seamless(graph: Graph, node: Node) -> bool:
         return False
     given = [graph.tensor(ref) for ref in node.refs]
     taken = [inside.tensor(ref) for ref in keras.tree.flatten(inside.inputs)]
+    # A Functional model takes what it gets as it is.
+    casts = not isinstance(node.layer.source, Functional)
     own = node.layer.source.input_dtype
     return len(given) == len(taken) and all(
         one.dtype == other.dtype
         and len(one.shape) == len(other.shape)
-        and (one.dtype == own or not keras.backend.is_float_dtype(one.dtype))
+        and (not casts or one.dtype == own or not keras.backend.is_float_dtype(one.dtype))
         for one, other in zip(given, taken, strict=True)
     )
 

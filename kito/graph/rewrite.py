@@ -153,7 +153,7 @@ class _Rewriter:
             self.to_fixed_point(rules)
             # What a rule left may fold across a border that was a hindrance to nothing before.
             while lay_open(self.root, self.closed) | (
-                bool(rules) and cross(self.root, self.closed)
+                bool(rules) and cross(self.root, self.closed, self.is_taken_apart)
             ):
                 self.look()
                 self.to_fixed_point(rules)
@@ -205,9 +205,9 @@ class _Rewriter:
         for graph in self.graphs:
             if not self.keeps_class(graph):
                 continue
-            inside = {id(nested) for _, nested in walk(graph)}
-            if any(done.is_reason and done.graphs & inside for done in self.applied):
+            if self.is_taken_apart(graph):
                 continue
+            inside = {id(nested) for _, nested in walk(graph)}
             undone = [done for done in self.applied if done.graphs & inside]
             across = any(not done.graphs <= inside for done in undone)  # with calls elsewhere
             source = graph.source if graph.trace is None else graph.trace.source
@@ -230,6 +230,11 @@ class _Rewriter:
                 key: said for key, said in self.declined.items() if key[0] not in inside
             }
             self.ask_again(graph)
+
+    def is_taken_apart(self, graph: Graph) -> bool:
+        """Whether a rule that is a reason to take a composite apart was applied in it."""
+        inside = {id(nested) for _, nested in walk(graph)}
+        return any(done.is_reason and done.graphs & inside for done in self.applied)
 
     def ask_again(self, restored: Graph) -> None:
         """Note why no rule that is a reason to take a graph apart applies to its normalizations,

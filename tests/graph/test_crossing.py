@@ -3,7 +3,7 @@
 import keras
 import numpy as np
 import pytest
-from keras import layers
+from keras import layers, ops
 from keras.layers import BatchNormalization, Conv2D, Dense, ReLU
 
 import kito
@@ -269,3 +269,65 @@ def test_stays_where_a_mask_runs_through():
     nested = keras.Model(x, Dense(4)(x), name="nested")
     nested.supports_masking = True
     stays(around(layers.Masking(), nested, BatchNormalization(), layers.LSTM(2), shape=(5, 3)))
+
+
+@keras.saving.register_keras_serializable("test_crossing")
+class Block(layers.Layer):
+    """In its place there is a nested model."""
+
+    def __init__(self, **options):
+        super().__init__(**options)
+        self.dense, self.bn, self.last = Dense(4), BatchNormalization(), self.at_the_end()
+
+    def at_the_end(self):
+        return ReLU()
+
+    def build(self, shape):
+        self.dense.build(shape)
+        self.bn.build((*shape[:-1], 4))
+        self.last.build((*shape[:-1], 4))
+
+    def call(self, x):
+        return self.last(self.bn(self.dense(x)))
+
+
+@keras.saving.register_keras_serializable("test_crossing")
+class Normalized(Block):
+    def at_the_end(self):
+        return BatchNormalization()
+
+    def call(self, x):
+        return self.last(ops.relu(self.bn(self.dense(x))))
+
+
+def test_folds_across_the_border_of_what_is_taken_apart():
+    model = around(ReLU(), BatchNormalization(), Block(), shape=(4,))
+    fast = check_rewrites(model, RULES, times=2)
+    assert not any(isinstance(each, BatchNormalization) for each in fast._flatten_layers())
+
+
+def test_folds_out_of_what_is_taken_apart():
+    fast = check_rewrites(around(Normalized(), Dense(3), shape=(4,)), RULES, times=2)
+    assert not any(isinstance(each, BatchNormalization) for each in fast._flatten_layers())
+
+
+def test_stays_in_front_of_what_keeps_its_class():
+    model = randomize(around(BatchNormalization(), Block(), shape=(4,)))
+    fast = kito.optimize(model, ["affine_linear"])
+    check_equivalent(model, fast)
+    assert type(fast.layers[-1]) is Block
+
+
+def test_a_policy_of_the_nested_model_casts_nothing():
+    keras.config.set_dtype_policy("mixed_bfloat16")
+    try:
+        nested = chain_of_functions(shape=(4,))
+    finally:
+        keras.config.set_dtype_policy("float32")
+    model = around(nested, Dense(3, dtype="mixed_bfloat16"), shape=(4,))
+    check_rewrites(model, RULES, times=1)
+
+
+def chain_of_functions(shape):
+    inputs = keras.Input(shape, dtype="float32")
+    return keras.Model(inputs, BatchNormalization()(ReLU()(inputs)), name="nested")
