@@ -26,14 +26,16 @@ from kito.graph.keras_internals import (
     is_users,
     shell,
     sublayers,
-    untouched,
 )
 from kito.graph.layer import to_numpy
 from kito.graph.record import are_alike, record, with_sizes
 from kito.graph.size_reads import Reads
+from kito.graph.untouched import untouched
 
 # What a subclass may have of its own.
 ALLOWED = {"__init__", "call", "get_config", "from_config"}
+# What an Identity of a user may have, too.
+SAYS_THE_SHAPE = {"build", "compute_output_shape", "compute_output_spec"}
 
 
 # The positional arguments of a call and the others, with a KerasTensor for each tensor.
@@ -48,18 +50,12 @@ def class_of(operation: keras.Operation, calls: Iterable[Arguments]) -> type[ker
     """
     cls = type(operation)
     base = next((each for each in cls.__mro__ if not is_users(each)), cls)
-    known = base.__module__.startswith("keras.src.layers.") and base is not keras.Layer
-    if base is cls or not known or len(sublayers(operation)) > 1:
+    if base is keras.Layer and cls is not base:
+        return keras.layers.Identity if _is_identity(operation, calls) else cls
+    if base is cls or not base.__module__.startswith("keras.src.layers."):
         return cls
-    own = cls.__mro__[: cls.__mro__.index(base)]
-    overridden = {
-        name: value for each in own for name, value in vars(each).items() if name in dir(base)
-    }
-    if any(
-        callable(value) or not name.startswith("__")  # not its module or docstring
-        for name, value in overridden.items()
-        if name not in ALLOWED
-    ):
+    own = _overridden(cls, base)
+    if len(sublayers(operation)) > 1 or own - ALLOWED:
         return cls
     plain = shell(operation, base)
     with contextlib.suppress(Exception):  # it does not take what stands for data
@@ -67,10 +63,40 @@ def class_of(operation: keras.Operation, calls: Iterable[Arguments]) -> type[ker
             has_its_weights(plain)
             and casts_as_its_class(plain)
             and _has_the_same_weights(operation, plain)
-            and ("call" not in overridden or _calls_do_the_same(operation, plain, calls))
+            and ("call" not in own or _calls_do_the_same(operation, plain, calls))
         ):
             return base
     return cls
+
+
+def _overridden(cls: type[keras.Layer], base: type[keras.Layer]) -> set[str]:
+    """What a class has in the place of what one above it has."""
+    return {
+        name
+        for each in cls.__mro__[: cls.__mro__.index(base)]
+        for name, value in vars(each).items()
+        if name in dir(base)
+        if callable(value) or not name.startswith("__")  # not its module or docstring
+    }
+
+
+def _is_identity(layer: keras.Layer, calls: Iterable[Arguments]) -> bool:
+    """Whether a layer that is called in all these ways acts in training only."""
+    training = inspect.signature(layer.call).parameters.get("training")
+    if (
+        training is None
+        or training.default is True
+        or layer.weights
+        or layer.activity_regularizer is not None
+        or len(sublayers(layer)) > 1
+        or _overridden(type(layer), keras.Layer) - ALLOWED - SAYS_THE_SHAPE
+    ):
+        return False
+    identity = keras.layers.Identity(dtype=layer.dtype_policy)
+    identity.autocast = layer.autocast
+    with contextlib.suppress(Exception):  # it does not take what stands for data
+        return _calls_do_the_same(layer, identity, calls)
+    return False
 
 
 def _has_the_same_weights(layer: keras.Layer, plain: keras.Layer) -> bool:

@@ -241,3 +241,117 @@ def test_what_reads_a_sparse_tensor_stays():
     inputs = keras.Input((6,), sparse=True)
     model = keras.Model(inputs, BatchNormalization()(ByDtype(4)(inputs)))
     assert not kito.explain(model, FOLDS).applied
+
+
+class DropPath(layers.Layer):
+    """Leaves out a branch of some samples, in training."""
+
+    def __init__(self, rate=0.1, **options):
+        super().__init__(**options)
+        self.rate, self.seed = rate, keras.random.SeedGenerator(0)
+
+    def call(self, x, training=None):
+        if not training:
+            return x
+        kept = keras.random.uniform((ops.shape(x)[0], 1, 1, 1), seed=self.seed) > self.rate
+        return x * ops.cast(kept, x.dtype) / (1 - self.rate)
+
+    def compute_output_shape(self, shape):
+        return shape
+
+
+def beside(dropping, shape=(8, 8, 3)):
+    inputs = keras.Input(shape)
+    branch = dropping(BatchNormalization()(Conv2D(3, 1)(inputs)))
+    return keras.Model(inputs, layers.ReLU()(layers.Add()([inputs, branch])))
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_what_acts_in_training_only_is_left_out(shape):
+    fast = check_rewrites(beside(DropPath(), shape), ["conv_batchnorm", "identities"], times=2)
+    assert not any(isinstance(layer, DropPath) for layer in fast.layers)
+
+
+@keras.saving.register_keras_serializable("test_subclasses")
+class Residual(layers.Layer):
+    """It can be loaded, though what it drops paths with is not registered."""
+
+    def __init__(self, **options):
+        super().__init__(**options)
+        self.conv, self.bn, self.drop = Conv2D(3, 1), BatchNormalization(), DropPath()
+
+    def build(self, shape):
+        self.conv.build(shape)
+        self.bn.build(shape)
+
+    def call(self, x, training=None):
+        branch = self.bn(self.conv(x), training=training)
+        return x + self.drop(branch, training=training)
+
+
+def test_a_block_that_drops_paths_is_taken_apart(tmp_path):
+    model = model_of(Residual(), layers.ReLU())
+    fast = check_rewrites(model, [*FOLDS, "identities"], times=2)
+    fast.save(tmp_path / "fast.keras")
+    check_equivalent(model, keras.models.load_model(tmp_path / "fast.keras"))
+
+
+class DropAlways(DropPath):
+    def call(self, x, training=True):
+        return super().call(x, training)
+
+
+class DropSmall(DropPath):
+    def call(self, x, training=None):
+        return x * 2 if ops.shape(x)[1] < 16 else super().call(x, training)
+
+
+class Masks(DropPath):
+    def compute_mask(self, x, mask=None):
+        return ops.any(x > 0, axis=-1)
+
+
+class Counts(DropPath):
+    def call(self, x, training=None):
+        self.count = getattr(self, "count", 0) + 1
+        return super().call(x, training)
+
+
+class Penalizes(DropPath):
+    def call(self, x, training=None):
+        self.add_loss(ops.mean(x))
+        return super().call(x, training)
+
+
+class Scales(DropPath):
+    def __init__(self, **options):
+        super().__init__(**options)
+        self.scale = self.add_weight(shape=(1,))
+
+    def call(self, x, training=None):
+        return x * self.scale
+
+
+class Returns(DropPath):
+    """Says nothing of training."""
+
+    def call(self, x):
+        return x
+
+
+@pytest.mark.parametrize("cls", [DropAlways, DropSmall, Masks, Counts, Penalizes, Scales, Returns])
+def test_what_may_act_at_inference_stays(cls):
+    model = randomize(beside(cls(), (None, None, 3)))
+    fast = kito.optimize(model, ["conv_batchnorm", "identities"])
+    assert any(isinstance(layer, cls) for layer in fast.layers)
+    data = np.random.default_rng(0).normal(size=(2, 12, 12, 3)).astype("float32")
+    answers = [to_numpy(each(data, training=False)) for each in (model, fast)]
+    np.testing.assert_allclose(*answers, rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("dtype", ["float64", "mixed_bfloat16"])
+def test_what_casts_stays(dtype):
+    model = randomize(beside(DropPath(dtype=dtype)))
+    fast = kito.optimize(model, ["identities"])
+    assert any(isinstance(layer, DropPath) for layer in fast.layers)
+    assert fast.output.dtype == model.output.dtype
