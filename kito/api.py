@@ -64,11 +64,14 @@ class Known:
         whole: the layers that a trace can't stand for, and why.
         closed: the composites of which the border is no hindrance, and layers at that of a model.
         opened: those, and models in them, that the result can't have.
+        plain: layers of users that Keras can't load, of which the calls inside are to take the
+            place if that goes.
     """
 
     whole: dict[keras.Layer, UntraceableError] = field(default_factory=dict)
     closed: set[keras.Layer] = field(default_factory=set)
     opened: set[keras.Layer] = field(default_factory=set)
+    plain: set[keras.Layer] = field(default_factory=set)
 
 
 def optimize(
@@ -280,7 +283,7 @@ def rewritten(
         opens = anchors(rules) if rounds < ROUNDS else frozenset()
         attempt = Report()
         with doing("reading the model"):
-            graph = lift(model, opens, attempt, known.whole, known.closed, named, known.opened)
+            graph = lift(model, opens, attempt, named=named, **vars(known))
         recorder = Recorder(graph)
         course.made.clear()
         with doing("rewriting it"):
@@ -290,14 +293,16 @@ def rewritten(
                 in_vain = laid_open_in_vain(graph, attempt.applied, rules)
                 in_vain |= crossed_in_vain(graph, attempt.applied, rules)
             in_vain -= known.opened
-            found = {} if in_vain else unfaithful(graph, savable)
-            apart, stuck = (set(), set()) if in_vain or found else taken_apart(graph)
+            found, plain = ({}, set()) if in_vain else unfaithful(graph, savable, known.plain)
+            apart, stuck = (set(), set()) if in_vain or found or plain else taken_apart(graph)
             found |= {each: UntraceableError(SHARES) for each in stuck} if savable else {}
-        if found.keys() <= known.whole.keys() and in_vain <= known.closed and apart <= known.opened:
+        news = found.keys() - known.whole.keys(), in_vain - known.closed, apart - known.opened
+        if not (plain or any(news)):
             break
         known.whole |= found
         known.closed |= in_vain
         known.opened |= apart
+        known.plain |= plain
         rounds += bool(found)
     if graph.narrowed and attempt.applied:
         attempt.notes.append(graph.narrowed)

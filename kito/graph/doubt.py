@@ -14,7 +14,7 @@ is it found out which of them is at fault.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import replace
 from functools import cache
 
@@ -24,7 +24,7 @@ from kito.graph.copying import can_load, copy_and_call, copy_layer
 from kito.graph.faithful import Opened, check_faithful, opened_graphs, scales
 from kito.graph.inference import placeholder
 from kito.graph.ir import Graph, Tensor, Trace, rewritten_graphs, walk
-from kito.graph.keras_internals import Functional, is_graph_class, shell, sublayers
+from kito.graph.keras_internals import Functional, is_graph_class, is_users, shell, sublayers
 from kito.graph.layer import Layer
 from kito.graph.record import UntraceableError
 from kito.graph.sizes import check_sizes
@@ -34,7 +34,9 @@ from kito.graph.trace import Outputs
 CONTAINERS = (Functional, keras.Sequential, keras.layers.TimeDistributed)
 
 
-def unfaithful(graph: Graph, savable: bool = True) -> dict[keras.Layer, UntraceableError]:
+def unfaithful(
+    graph: Graph, savable: bool = True, known: Collection[keras.Layer] = ()
+) -> tuple[dict[keras.Layer, UntraceableError], set[keras.Layer]]:
     """What would lose its class, though the calls inside can't take its place.
 
     These are composites whose traces are not what they compute, and models of a class of their own,
@@ -43,9 +45,11 @@ def unfaithful(graph: Graph, savable: bool = True) -> dict[keras.Layer, Untracea
     Args:
         graph: that of the model, after its rewrites.
         savable: whether Keras must be able to load the result, if it can load the model.
+        known: the layers of users inside which nobody need look any more.
 
     Returns:
-        What is wrong with each.
+        What is wrong with each; and the layers that can't be loaded, where the calls that those
+        make may take their place too.
     """
     rewritten = rewritten_graphs(graph)
     # Of composites in composites all is asked again.
@@ -57,6 +61,7 @@ def unfaithful(graph: Graph, savable: bool = True) -> dict[keras.Layer, Untracea
 
     found: dict[keras.Layer, UntraceableError] = {}
     unloadable: dict[keras.Layer, UntraceableError] = {}
+    plain: set[keras.Layer] = set()
     believed: set[Graph] = set()
     graphs = [nested for _, nested in walk(graph)]
     doubtful = [nested for nested in graphs if nested in rewritten]
@@ -73,10 +78,11 @@ def unfaithful(graph: Graph, savable: bool = True) -> dict[keras.Layer, Untracea
         if type(source) in CONTAINERS:
             continue
         if savable:
-            try:
-                _check_loadable(source, nested, opened, is_copied, loads)
-            except UntraceableError as error:
-                unloadable[source] = error
+            parts = [part.source for part in _unloadable(nested, opened, is_copied, loads)]
+            if parts and loads(source):
+                unloadable[source] = _unloadable_error(source, parts[0])
+                if all(is_users(type(part)) and part not in known for part in parts):
+                    plain.update(parts)
                 continue
         try:
             if nested.trace is not None:
@@ -85,12 +91,15 @@ def unfaithful(graph: Graph, savable: bool = True) -> dict[keras.Layer, Untracea
                     believed.update(_check(nested, opened))
         except UntraceableError as error:
             found[source] = error
+    if plain:
+        return found, plain
     # What holds one of these may be rewritten where that is kept whole.
-    return found | {
+    found |= {
         source: error
         for source, error in unloadable.items()
         if not any(part in unloadable for part in sublayers(source)[1:])
     }
+    return found, plain
 
 
 def check_copied(graph: Graph) -> Iterator[Graph]:
@@ -104,7 +113,10 @@ def check_copied(graph: Graph) -> Iterator[Graph]:
     """
     assert graph.trace is not None
     _check_sizes(graph, {})
-    _check_loadable(graph.trace.source, graph, is_run, _is_copied, can_load)
+    source = graph.trace.source
+    part = next(_unloadable(graph, is_run, _is_copied, can_load), None)
+    if part is not None and can_load(source):
+        raise _unloadable_error(source, part.source)
     return _check(graph, is_run)
 
 
@@ -152,25 +164,13 @@ def _check(graph: Graph, opened: Opened) -> Iterator[Graph]:
     raise reason
 
 
-def _check_loadable(
-    source: keras.Layer,
-    graph: Graph,
-    opened: Opened,
-    is_copied: Callable[[Layer], bool],
-    loads: Callable[[keras.Operation], bool],
-) -> None:
-    """What a composite or a model holds must not be harder to save and load than itself.
-
-    Raises:
-        UntraceableError: Keras can load it, but not a layer inside it on its own.
-    """
-    part = _unloadable(graph, opened, is_copied, loads)
-    if part is not None and loads(source):
-        raise UntraceableError(
-            f"Keras can load the {type(source).__name__}, but not the {part.cls.__name__} inside "
-            "it on its own: is that registered, with a complete `get_config`? If the result is not "
-            "saved, `savable=False` optimizes it all the same"
-        )
+def _unloadable_error(source: keras.Layer, part: keras.Layer) -> UntraceableError:
+    """What a composite or a model holds must not be harder to save and load than itself."""
+    return UntraceableError(
+        f"Keras can load the {type(source).__name__}, but not the {type(part).__name__} inside "
+        "it on its own: is that registered, with a complete `get_config`? If the result is not "
+        "saved, `savable=False` optimizes it all the same"
+    )
 
 
 def _unloadable(
@@ -178,20 +178,18 @@ def _unloadable(
     opened: Opened,
     is_copied: Callable[[Layer], bool],
     loads: Callable[[keras.Operation], bool],
-) -> Layer | None:
-    """A layer of which the result has a copy that Keras can't load: not one that a rule made, nor
-    one of which the calls inside take the place, because a rule was applied there or Keras can't
-    copy it.
+) -> Iterator[Layer]:
+    """The layers of which the result has copies that Keras can't load on their own: not those that
+    a rule made, nor those of which the calls inside take the place, because a rule was applied
+    there or Keras can't copy them.
     """
     for layer in dict.fromkeys(node.layer for node in graph if not node.layer.is_new):
         inside = layer.graph
         is_whole = inside is None or not (layer.cls in CONTAINERS or opened(layer))
-        found = layer if is_whole and not loads(layer.source) else None
         if inside is not None and not (is_whole and is_copied(layer)):
-            found = _unloadable(inside, opened, is_copied, loads)
-        if found is not None:
-            return found
-    return None
+            yield from _unloadable(inside, opened, is_copied, loads)
+        elif is_whole and not loads(layer.source):
+            yield layer
 
 
 def _is_copied(layer: Layer) -> bool:

@@ -53,11 +53,14 @@ def lambdas_opened(composite: keras.Layer) -> Iterator[None]:
 
 
 def _gets_what_its_function_gets(layer: keras.layers.Lambda, args: Any, kwargs: Any) -> bool:
-    """Whether a Lambda layer hands symbolic tensors to its function without a cast."""
+    """Whether a Lambda layer hands symbolic tensors to its function without a cast, and no mask
+    comes out of it.
+    """
     leaves = keras.tree.flatten((args, kwargs))
     tensors = [leaf for leaf in leaves if isinstance(leaf, keras.KerasTensor)]
     return (
         type(layer) is keras.layers.Lambda
+        and layer.mask is None
         and bool(tensors)
         and not any(
             layer.autocast

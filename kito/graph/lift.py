@@ -73,6 +73,7 @@ def lift(
     closed: Collection[keras.Layer] = (),
     named: Collection[type] = (),
     opened: Collection[keras.Layer] = (),
+    plain: Collection[keras.Layer] = (),
 ) -> Graph:
     """Copy the structure of a model out of Keras; weights are not read.
 
@@ -84,13 +85,14 @@ def lift(
         closed: those of which the border is no hindrance, see `lay_open`.
         named: classes for which rules are written; a layer of one of these is of no other.
         opened: those that the result can't have, see `lay_open`.
+        plain: those that are traced whatever they hold, for their calls to take their place.
 
     Raises:
         InputError: the object is not a Keras 3 model, or it is not built.
     """
     check_model(model)
     report = Report() if report is None else report
-    lifter = _Lifter(anchors, report, whole, named)
+    lifter = _Lifter(anchors, report, whole, named, plain)
     if model in whole:
         return lifter.frozen(model, str(whole[model]))
     graph = lifter.graph(model) if is_graph_model(model) else lifter.subclassed(model)
@@ -185,11 +187,13 @@ class _Lifter:
         report: Report,
         whole: Mapping[keras.Layer, UntraceableError],
         named: Collection[type],
+        plain: Collection[keras.Layer],
     ) -> None:
         self._anchors = anchors
         self._report = report
         self._whole = whole
         self._named = named
+        self._plain = plain
         self._layers: dict[int, Layer] = {}
         self._outputs: Outputs = {}
 
@@ -381,6 +385,7 @@ class _Lifter:
                         raise
                     continue
                 assert traced.graph is not None
+                traced.graph.rewritten = layer.source in self._plain
                 tried[layer] = traced
                 traces.add(id(traced.graph))
                 new.append(traced.graph)
@@ -391,7 +396,7 @@ class _Lifter:
         """Whether to try: a rule could match inside, or across the border, or the layer around it
         was traced and nobody can copy this one out of that.
         """
-        if is_composite(layer.source, self._anchors):
+        if is_composite(layer.source, self._anchors) or layer.source in self._plain:
             return True
         if NORMALIZATION in self._anchors and any(may_fold_behind(*call) for call in calls):
             return True

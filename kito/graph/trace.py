@@ -20,7 +20,6 @@ import numpy as np
 
 from kito.graph.keras_internals import (
     Functional,
-    StatefulCallError,
     calls_in_order,
     infers,
     is_graph_class,
@@ -28,11 +27,11 @@ from kito.graph.keras_internals import (
     is_users,
     settings,
     sublayers,
-    untouched,
 )
 from kito.graph.layer import to_numpy
 from kito.graph.record import UntraceableError, check_reshapes, only_untraceable, record
 from kito.graph.size_reads import Reads
+from kito.graph.untouched import StatefulCallError, untouched
 
 ONLY_KERAS = "; kito looks inside a call that uses layers and keras.ops, or what they replace"
 UNLESS_HELD = "which kito can't take over unless a layer holds it"
@@ -74,7 +73,7 @@ def trace(
         untouched(layer),
     ):
         reads = Reads()
-        unbuilt = [part for part in sublayers(layer) if not part.built]
+        unbuilt = [part for part in sublayers(layer) if not (part.built or part.weights)]
         function = record(layer, args, kwargs, reads)
         for part in unbuilt:
             if part.weights:

@@ -207,10 +207,13 @@ def test_what_can_not_be_loaded_alone_stays_in_its_composite(tmp_path):
 
 
 class Gate(layers.Layer):
-    """Not registered."""
+    """Not registered; it computes with a weight of its own."""
+
+    def build(self, shape):
+        self.slope = self.add_weight(shape=(1,), initializer="ones")
 
     def call(self, x):
-        return x * ops.sigmoid(x)
+        return x * ops.sigmoid(self.slope * x)
 
 
 def test_an_activation_that_composites_share_is_no_reason_to_open_them():

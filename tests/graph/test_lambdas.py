@@ -169,3 +169,23 @@ def test_one_in_the_model_itself_stays():
     fast = check_rewrites(model, FOLDS, times=1)
     assert sum(type(each) is layers.Lambda for each in fast._flatten_layers()) == 1
     assert "__call__" not in vars(layers.Lambda)
+
+
+@register
+class Masked(Block):
+    """Its Lambda makes a mask, which the pooling behind it reads."""
+
+    def __init__(self, **options):
+        super().__init__(**options)
+        self.pool = layers.GlobalAveragePooling1D()
+
+    def made(self):
+        return layers.Lambda(lambda x: x * 2, mask=lambda x, mask=None: ops.any(x > 1, axis=-1))
+
+    def call(self, x):
+        return ops.relu(self.bn(self.conv(x))) + self.pool(self.function(x))[:, None]
+
+
+def test_one_that_makes_a_mask_is_a_layer():
+    model = randomize(around(Masked()))
+    check_equivalent(model, kito.optimize(model, FOLDS))

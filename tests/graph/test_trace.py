@@ -1,5 +1,6 @@
 """Composite layers and subclassed models: optimized inside where the trace is faithful."""
 
+from collections import deque
 from functools import partial
 from unittest.mock import patch
 
@@ -559,6 +560,50 @@ class HoldingBlock(Block):
         self.counter.calls += 1
         self.made.append(super().call(x))
         return self.made[-1]
+
+
+class Slotted:
+    __slots__ = ("calls",)
+
+    def __init__(self):
+        self.calls = []
+
+
+class StateBlock(Block):
+    """Keeps a state where few look for one."""
+
+    def __init__(self, kind="slots", **options):
+        super().__init__(**options)
+        self.kind, self.slots, self.recent = kind, Slotted(), deque(maxlen=2)
+        self.array, self.inside = np.zeros(2), ([],)
+
+    def call(self, x):
+        match self.kind:
+            case "slots":
+                self.slots.calls = [*self.slots.calls, 1]
+            case "deque":
+                self.recent.append(x)
+            case "array":
+                self.array[1] += 1
+            case "tuple":
+                self.inside[0].append(1)
+        return super().call(x)
+
+    def state(self):
+        held = self.slots.calls, self.recent, self.array, self.inside
+        return [list(each) for each in held]
+
+
+@pytest.mark.parametrize("kind", ["slots", "deque", "array", "tuple"])
+def test_declines_a_state_and_leaves_it_as_it_is(kind):
+    block = StateBlock(kind, name="block")
+    model = around(block)
+    before = block.state()
+    report = kito.explain(model, FOLDS)
+    assert "its call changes block." in report.notes[0]
+    assert not report.applied
+    assert [*map(len, block.state())] == [*map(len, before)]
+    assert block.array[1] == before[2][1]
 
 
 class LoopBlock(Block):
@@ -2022,10 +2067,17 @@ def test_declines_another_use_of_the_batch_size(block):
 
 
 class Swish(layers.Layer):
-    """A layer that nobody registered."""
+    """A layer that nobody registered, and that computes with a weight of its own."""
+
+    def __init__(self, **options):
+        super().__init__(**options)
+        self.beta = self.add_weight(shape=(1,), initializer="ones")
 
     def call(self, x):
-        return ops.silu(x)
+        return x * ops.sigmoid(self.beta * x)
+
+    def compute_output_shape(self, shape):
+        return shape
 
 
 @keras.saving.register_keras_serializable("test_trace")
@@ -2036,6 +2088,64 @@ class SwishBlock(Block):
 
     def call(self, x):
         return self.swish(super().call(x))
+
+
+class TanhTwice(layers.Layer):
+    """Nobody registered it."""
+
+    def call(self, x):
+        return ops.tanh(x) * 2
+
+
+class Excited(layers.Layer):
+    """Nobody registered it, nor what it holds."""
+
+    def __init__(self, **options):
+        super().__init__(**options)
+        self.dense, self.last = layers.Dense(4), TanhTwice()
+
+    def build(self, shape):
+        self.dense.build(shape)
+
+    def call(self, x):
+        return x * self.last(self.dense(x))
+
+
+@keras.saving.register_keras_serializable("test_trace")
+class UnknownBlock(Block):
+    def __init__(self, kind="leaf", **options):
+        super().__init__(**options)
+        self.kind, self.last = kind, {"leaf": TanhTwice, "excited": Excited}[kind]()
+
+    def build(self, shape):
+        super().build(shape)
+        self.last.build((*shape[:-1], 4))
+
+    def call(self, x):
+        return self.last(super().call(x))
+
+    def get_config(self):
+        return {**super().get_config(), "kind": self.kind}
+
+
+@keras.saving.register_keras_serializable("test_trace")
+class UnknownNetwork(OfUnits):
+    def made(self, inputs, units):
+        x = BatchNormalization()(Conv2D(units, 3, padding="same")(inputs))
+        return TanhTwice()(Excited(name="excited")(x))
+
+
+@pytest.mark.parametrize("kind", ["leaf", "excited", "network"])
+def test_what_can_not_be_loaded_is_replaced_by_its_calls(kind, tmp_path):
+    model = UnknownNetwork(4) if kind == "network" else around(UnknownBlock(kind))
+    fast = check_rewrites(model, FOLDS, times=1)
+    check_equivalent(fast, saved_and_loaded(fast, tmp_path))
+    assert count(fast, TanhTwice) == count(fast, Excited) == 0
+
+
+def test_what_can_not_be_loaded_stays_where_nothing_is_rewritten():
+    model = around(TanhTwice(name="leaf"))
+    assert count(kito.optimize(model), TanhTwice) == 1
 
 
 def test_declines_to_lay_open_what_can_not_be_loaded(tmp_path):
@@ -2190,6 +2300,68 @@ def test_declines_to_take_apart_a_model_whose_layers_can_not_be_loaded(cls, tmp_
     assert type(fast) is cls
     loaded = saved_and_loaded(fast, tmp_path)
     assert np.array_equal(loaded.predict_on_batch(data), model.predict_on_batch(data))
+
+
+class Ones(keras.Initializer):
+    """Nobody registered it."""
+
+    def __call__(self, shape, dtype=None):
+        return ops.ones(shape, dtype)
+
+
+class Penalty(keras.Regularizer):
+    """It can't be saved."""
+
+    def __call__(self, x):
+        return ops.sum(x)
+
+
+class Cell(layers.SimpleRNNCell):
+    """Nobody registered it."""
+
+
+def third(x):
+    return ops.tanh(x) / 3
+
+
+HELD = {
+    "a step": lambda: layers.TimeDistributed(Swish()),
+    "an activation of a step": lambda: layers.TimeDistributed(Dense(4, activation=third)),
+    "an activation": lambda: layers.LSTM(4, activation=third, return_sequences=True),
+    "a layer as an activation": lambda: Dense(4, activation=TanhTwice()),
+    "a cell": lambda: layers.RNN(Cell(4), return_sequences=True),
+    "one of two cells": lambda: layers.RNN([layers.GRUCell(4), Cell(4)], return_sequences=True),
+    "an initializer": lambda: Dense(4, kernel_initializer=Ones()),
+    "a regularizer": lambda: Dense(4, kernel_regularizer=Penalty()),
+}
+
+
+@keras.saving.register_keras_serializable("test_trace")
+class Taught(layers.Layer):
+    """It can be loaded, but not all that it holds."""
+
+    def __init__(self, kind="a step", **options):
+        super().__init__(**options)
+        self.kind, self.dense, self.bn = kind, Dense(4), BatchNormalization()
+        self.last = HELD[kind]()
+
+    def build(self, shape):
+        self.dense.build(shape)
+        self.bn.build((*shape[:-1], 4))
+        self.last.build((*shape[:-1], 4))
+
+    def call(self, x):
+        return self.last(ops.relu(self.bn(self.dense(x))))
+
+    def get_config(self):
+        return {**super().get_config(), "kind": self.kind}
+
+
+@pytest.mark.parametrize("kind", HELD)
+def test_declines_to_lay_open_what_holds_what_can_not_be_loaded(kind, tmp_path):
+    model = around(Taught(kind), shape=(5, 3))
+    fast = kept_whole(model, "Keras can load the Taught, but not the ")
+    check_equivalent(model, saved_and_loaded(fast, tmp_path))
 
 
 @keras.saving.register_keras_serializable("test_trace")
