@@ -160,7 +160,8 @@ def names_activations(layer: keras.Layer) -> bool:
     Keras writes a function's name only; it may not find a function of that name, or find its own.
     And it forgets the weights of a layer that is used as a function.
     """
-    return all(_is_named(vars(layer).get(name)) for name in ACTIVATIONS)
+    by_keras = not is_users(type(layer))  # in others a layer is one that they hold
+    return all(_is_named(vars(layer).get(name), by_keras) for name in ACTIVATIONS)
 
 
 def _same_activations(one: keras.Layer, other: keras.Layer) -> bool:
@@ -169,9 +170,10 @@ def _same_activations(one: keras.Layer, other: keras.Layer) -> bool:
     return all(old is new or (isinstance(old, Function) and _equal(old, new)) for old, new in pairs)
 
 
-def _is_named(activation: Any) -> bool:
+def _is_named(activation: Any, by_keras: bool) -> bool:
     if isinstance(activation, keras.Layer):
-        return not activation.weights and type(_loaded(activation)) is type(activation)
+        loads = not by_keras or type(_loaded(activation)) is type(activation)
+        return loads and not activation.weights
     if not isinstance(activation, Function):
         return not callable(activation) or isinstance(_loaded(activation), type(activation))
     name = activation.__name__

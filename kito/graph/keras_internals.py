@@ -371,6 +371,8 @@ def own_attributes(layer: keras.Layer) -> list[str]:
     if type(layer).__module__.startswith("keras.src."):
         return []
     names = vars(layer).keys() - common_attributes(isinstance(layer, keras.Model))
+    if is_graph_class(type(layer)):  # what it computes is its graph
+        names = {name for name in names if not name.startswith("_")}
     return sorted(name for name in names if not name.startswith("_self_"))  # TensorFlow's own
 
 
