@@ -132,7 +132,7 @@ def _can_rebuild(layer: keras.Layer) -> bool:
     which a `build` that gets tuples of the layer around it need not expect.
     """
     try:
-        copy = copy_structure(layer)
+        [copy] = _of_configurations([layer])
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # that its call builds the rest
             build(copy, json.loads(json.dumps(layer.get_build_config())))
@@ -208,22 +208,13 @@ def copy_structures(layers: Sequence[keras.Layer]) -> list[keras.Layer]:
     one layer in the copies too, where it would be one in what Keras loads.
     """
     try:
-        copies = _of_configurations(layers)
+        return _of_configurations(layers)
     except Exception:
         # Classes that nobody registered: those inside the layers are known all the same.
         parts = [part for layer in layers for part in sublayers(layer)]
         kinds = [type(each) for part in parts for each in (part, *made_with(part))]
         with keras.saving.custom_object_scope({kind.__name__: kind for kind in kinds}):
-            copies = _of_configurations(layers)
-    for layer, copy in zip(layers, copies, strict=True):
-        # SpatialDropout leaves the policy out of its configuration, layers without a `get_config`
-        # of their own leave out the name.
-        if not goes_by_names(layer.dtype_policy):
-            # Not the property: that would put it among those of a policy that goes by names.
-            copy._dtype_policy = layer.dtype_policy
-        copy.name = layer.name
-        copy.autocast, copy.supports_masking = layer.autocast, layer.supports_masking
-    return copies
+            return _of_configurations(layers)
 
 
 def _of_configurations(layers: Sequence[keras.Layer]) -> list[keras.Layer]:
@@ -234,6 +225,14 @@ def _of_configurations(layers: Sequence[keras.Layer]) -> list[keras.Layer]:
         for layer, config in zip(layers, configs, strict=True):
             with policy_of(layer):
                 copies.append(type(layer).from_config(config))
+    for layer, copy in zip(layers, copies, strict=True):
+        # SpatialDropout leaves the policy out of its configuration, layers without a `get_config`
+        # of their own leave out the name.
+        if not goes_by_names(layer.dtype_policy):
+            # Not the property: that would put it among those of a policy that goes by names.
+            copy._dtype_policy = layer.dtype_policy
+        copy.name = layer.name
+        copy.autocast, copy.supports_masking = layer.autocast, layer.supports_masking
     return copies
 
 

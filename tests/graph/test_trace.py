@@ -2302,11 +2302,11 @@ def test_declines_to_take_apart_a_model_whose_layers_can_not_be_loaded(cls, tmp_
     assert np.array_equal(loaded.predict_on_batch(data), model.predict_on_batch(data))
 
 
-class Ones(keras.Initializer):
+class Halves(keras.Initializer):
     """Nobody registered it."""
 
     def __call__(self, shape, dtype=None):
-        return ops.ones(shape, dtype)
+        return ops.ones(shape, dtype) / 2
 
 
 class Penalty(keras.Regularizer):
@@ -2324,14 +2324,34 @@ def third(x):
     return ops.tanh(x) / 3
 
 
+@keras.saving.register_keras_serializable("test_trace")
+class Made(layers.Layer):
+    """Its configuration has an initializer."""
+
+    def __init__(self, initializer, **options):
+        super().__init__(**options)
+        self.initializer = keras.initializers.get(initializer)
+
+    def build(self, shape):
+        self.shift = self.add_weight(shape=shape[-1:], initializer=self.initializer)
+
+    def call(self, x):
+        return x + self.shift
+
+    def get_config(self):
+        given = keras.initializers.serialize(self.initializer)
+        return {**super().get_config(), "initializer": given}
+
+
 HELD = {
+    "an initializer of a user's layer": lambda: Made(Halves()),
     "a step": lambda: layers.TimeDistributed(Swish()),
     "an activation of a step": lambda: layers.TimeDistributed(Dense(4, activation=third)),
     "an activation": lambda: layers.LSTM(4, activation=third, return_sequences=True),
     "a layer as an activation": lambda: Dense(4, activation=TanhTwice()),
     "a cell": lambda: layers.RNN(Cell(4), return_sequences=True),
     "one of two cells": lambda: layers.RNN([layers.GRUCell(4), Cell(4)], return_sequences=True),
-    "an initializer": lambda: Dense(4, kernel_initializer=Ones()),
+    "an initializer": lambda: Dense(4, kernel_initializer=Halves()),
     "a regularizer": lambda: Dense(4, kernel_regularizer=Penalty()),
 }
 
