@@ -740,3 +740,92 @@ def test_where_something_stands_is_not_lost():
     places.held = {"shift": 2.0}
     model = randomize(keras.Model(inputs, Dense(2)(places(inputs))))
     check_equivalent(model, kito.optimize(model, FOLDS))
+
+
+@keras.saving.register_keras_serializable("test_copies")
+class Inverse(layers.Layer):
+    """Computes with the weight that it draws when it is built."""
+
+    def build(self, shape):
+        self.kernel = self.add_weight(shape=(5, 5), initializer="orthogonal")
+        self.inverse = np.linalg.inv(to_numpy(self.kernel))
+        self.trace = float(np.trace(self.inverse))
+
+    def call(self, x):
+        return ops.matmul(x, self.kernel)
+
+    def compute_output_shape(self, shape):
+        return shape
+
+
+def test_a_weight_that_is_read_when_it_is_built_is_drawn():
+    inputs = keras.Input((5,))
+    model = keras.Model(inputs, Inverse(name="inverse")(BatchNormalization()(Dense(5)(inputs))))
+    report = kito.Report()
+    check_equivalent(model, kito.optimize(randomize(model), ["dense_batchnorm"], report=report))
+    assert "does not carry inverse, trace" in report.notes[0]
+
+
+class Fitted(Kept):
+    """Keeps a value where models keep what `fit` returns, and where their graph is."""
+
+    def build(self, shape):
+        super().build(shape)
+        self.history, self._nodes = 1.0, 1.0
+
+    def call(self, x):
+        return ops.while_loop(lambda y: False, lambda y: y, super().call(x)) * self.history
+
+
+def test_what_models_keep_of_keras_is_told_from_what_they_keep():
+    fitted = Fitted(name="fitted")
+    inputs = keras.Input((5,))
+    model = keras.Model(inputs, fitted(BatchNormalization()(Dense(5)(inputs))))
+    fitted.history, fitted._nodes = 3.0, 2.0
+    report = kito.Report()
+    check_equivalent(model, kito.optimize(randomize(model), ["dense_batchnorm"], report=report))
+    assert any("does not carry _nodes, history" in note for note in report.notes)
+
+
+@keras.saving.register_keras_serializable("test_copies")
+class Scored(layers.Layer):
+    """Computes with a loss."""
+
+    def __init__(self, **options):
+        super().__init__(**options)
+        self.loss = keras.losses.Huber(delta=1.0, reduction="none")
+
+    def call(self, x):
+        y = ops.while_loop(lambda y: False, lambda y: y, x)
+        return self.loss(y, ops.zeros_like(y))
+
+    def compute_output_shape(self, shape):
+        return shape[:-1]
+
+
+def test_the_loss_that_a_layer_computes_with_is_not_lost():
+    scored, inputs = Scored(), keras.Input((5,))
+    scored.loss = keras.losses.Huber(delta=0.1, reduction="none")
+    model = randomize(keras.Model(inputs, scored(BatchNormalization()(Dense(5)(inputs)))))
+    check_equivalent(model, kito.optimize(model, ["dense_batchnorm"]))
+
+
+class Lazy(Measured):
+    """Puts something into an attribute of its own when it is called first."""
+
+    def __init__(self, **options):
+        super().__init__(**options)
+        self._table, self._sizes = None, {}
+
+    def call(self, x):
+        if self._table is None:
+            self._table, self._sizes["x"] = np.arange(5.0), 5
+        return super().call(x) + self._table
+
+
+def test_a_model_that_is_kept_whole_may_have_been_called():
+    model, data = Lazy(), np.ones((2, 5), "float32")
+    model(data)
+    fast = kito.optimize(randomize(model))
+    assert type(fast) is Lazy
+    np.testing.assert_array_equal(*(to_numpy(each(data)) for each in (model, fast)))

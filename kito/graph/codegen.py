@@ -512,8 +512,8 @@ class _Builder:
         """Use the source's own layer: it works, but is not a copy."""
         self.built[layer] = shell(layer.source)
         self.report.notes.append(
-            f"{layer.name} ({layer.cls.__name__}) is shared with the source model, because Keras "
-            f"can't copy it: {first_line(error)}"
+            f"{layer.name} ({type(layer.source).__name__}) is shared with the source model, "
+            f"because Keras can't copy it: {first_line(error)}"
         )
 
     def new(self, layer: Layer, shape: tuple[int | None, ...]) -> keras.Layer:

@@ -254,7 +254,8 @@ def copy_model(model: keras.Model) -> keras.Model:
 
     Unlike a layer, a model is copied too if its constructor takes no `name`, `trainable` and
     `dtype`, as most do not, though Keras says them of a class without a `get_config` of its own;
-    and if Keras can't call it to build it, but builds what is inside.
+    if Keras can't call it to build it, but builds what is inside; and if its copy does not yet have
+    what its first call puts into attributes of its own.
 
     Raises: what `copy_layer` raises.
     """
@@ -265,11 +266,12 @@ def copy_model(model: keras.Model) -> keras.Model:
     error: Exception = CannotCopyError()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # that Keras can't call it
-        for policy, build_as in itertools.product(policies, (_build_inside, _build_like)):
+        ways = itertools.product((False, True), policies, (_build_inside, _build_like))
+        for is_new, policy, build_as in ways:
             try:
                 copy = _made_anew(model, policy(model))
                 build_as(model, copy)
-                copy_state(model, copy)
+                copy_state(model, copy, is_new=is_new)
             except Exception as raised:
                 error = raised
             else:
@@ -435,8 +437,11 @@ def goes_by_names(policy: keras.DTypePolicy) -> bool:
     return isinstance(policy, keras.dtype_policies.DTypePolicyMap)
 
 
-def copy_state(source: keras.Layer, copy: keras.Layer) -> None:
+def copy_state(source: keras.Layer, copy: keras.Layer, *, is_new: bool = False) -> None:
     """Give a copy the source's weights, and whatever else its class saves.
+
+    Args:
+        is_new: whether the copy may lack what a first call puts into attributes of its own.
 
     Raises:
         CannotCopyError: the copy was built differently.
@@ -463,7 +468,9 @@ def copy_state(source: keras.Layer, copy: keras.Layer) -> None:
         if not (names_activations(old_part) or _same_activations(old_part, new_part)):
             raise CannotCopyError(f"its configuration lacks the activation of {old_part.name}")
         if lost := [
-            name for name in own_attributes(old_part) if _differs(name, old_part, new_part)
+            name
+            for name in own_attributes(old_part)
+            if _differs(name, old_part, new_part) and not (is_new and _is_unset(name, new_part))
         ]:
             raise CannotCopyError(f"its configuration does not carry {', '.join(lost)}")
         if old_part is not source and not _same_configuration(old_part, new_part):
@@ -546,9 +553,16 @@ def _differs(name: str, source: keras.Layer, copy: keras.Layer) -> bool:
     old, new = vars(source)[name], vars(copy).get(name)
     if any(map(_is_left_by_a_call, keras.tree.flatten((old, new)))):
         return False
-    if isinstance(old, COMPILED_WITH):
+    if isinstance(old, COMPILED_WITH) and isinstance(source, keras.Model):
         return False
     return name not in vars(copy) or not _all_equal(old, new, LEVELS)
+
+
+def _is_unset(name: str, layer: keras.Layer) -> bool:
+    """Whether an attribute of a layer's own has nothing yet."""
+    value = vars(layer).get(name)
+    nothing = value is None or (isinstance(value, list | tuple | dict) and not value)
+    return nothing and name.startswith("_")
 
 
 def _is_left_by_a_call(value: Any) -> bool:
@@ -607,7 +621,8 @@ def _equal(one: Any, other: Any, depth: int = LEVELS) -> bool:
         return bool(one == other)
     # What Keras tracks in a layer is compared where that is.
     users = is_users(type(one)) and not isinstance(one, keras.Operation)
-    return not users or depth == 0 or _same_object(one, other, depth - 1)
+    looked_into = depth > 0 and (users or isinstance(one, keras.Loss))
+    return not looked_into or _same_object(one, other, depth - 1)
 
 
 def _same_object(one: Any, other: Any, depth: int) -> bool:

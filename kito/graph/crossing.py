@@ -101,6 +101,8 @@ def _places(
         for layer, count in calls.items()
         if count == 1 and layer.cls in AFFINE and layer.source not in closed
     }
+    if not movable:
+        return
     models = {
         layer.graph
         for layer in calls

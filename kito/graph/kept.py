@@ -103,7 +103,7 @@ def _surroundings(graph: Graph, node: Node) -> str:
 
 
 def _called(node: Node) -> str:
-    cls = node.layer.cls
+    cls = node.layer.cls if node.layer.is_new else type(node.layer.source)
     bases = (each for each in cls.__mro__[1:] if each.__module__.startswith("keras.src.layers."))
     base = next(bases, keras.Layer)
     of_a_user = is_users(cls) and base is not keras.Layer

@@ -370,30 +370,39 @@ def own_attributes(layer: keras.Layer) -> list[str]:
     """
     if type(layer).__module__.startswith("keras.src."):
         return []
-    names = vars(layer).keys() - common_attributes(isinstance(layer, keras.Model))
+    names = vars(layer).keys() - common_attributes(layer)
     if is_graph_class(type(layer)):  # what it computes is its graph
         names = {name for name in names if not name.startswith("_")}
-    return sorted(name for name in names if not name.startswith("_self_"))  # TensorFlow's own
+    return sorted(
+        name
+        for name in names
+        if not name.startswith("_self_")  # TensorFlow's own
+        and not isinstance(vars(layer)[name], keras.callbacks.History)  # of `fit`
+    )
+
+
+def common_attributes(layer: keras.Layer) -> frozenset[str]:
+    """What every layer, or every model of a kind, has for itself, or may get from Keras."""
+    kinds = (Functional, keras.Sequential, keras.Model)
+    return _attributes_of(next((kind for kind in kinds if isinstance(layer, kind)), keras.Layer))
 
 
 @functools.cache
-def common_attributes(of_models: bool) -> frozenset[str]:
-    """What every layer, or every model, has for itself, or may get from Keras."""
+def _attributes_of(kind: type[keras.Layer]) -> frozenset[str]:
     # What Keras notes of a constructor with `*args` has no default.
-    names = {*vars(keras.Layer()), "build", "quantize", "_auto_config_error_args"}
-    if of_models:
-        # With names: Keras counts those that it makes itself.
-        tensor = keras.Input((1,), name="tensor")
-        chain = keras.Sequential([tensor, keras.layers.Identity(name="same")], name="chain")
-        models = Functional(tensor, chain(tensor), name="graph"), chain, keras.Model(name="model")
-        names = names.union(RUN, *map(vars, models))
-    return frozenset(names)
+    known = {"build", "quantize", "_auto_config_error_args"}
+    if kind is keras.Layer:
+        return frozenset(known.union(vars(keras.Layer())))
+    # With names: Keras counts those that it makes itself.
+    tensor = keras.Input((1,), name="tensor")
+    chain = keras.Sequential([tensor, keras.layers.Identity(name="same")], name="chain")
+    models = keras.Model(name="model"), chain, Functional(tensor, chain(tensor), name="graph")
+    return frozenset(known.union(RUN, *(vars(each) for each in models if type(each) is kind)))
 
 
 # What Keras sets on a model that it compiles or runs.
 RUN = (
-    *("history", "optimizer", "output_names"),
-    *("stop_evaluating", "stop_predicting", "stop_training"),
+    *("optimizer", "output_names", "stop_evaluating", "stop_predicting", "stop_training"),
     *("_compile_config", "_compiled_trainable_state", "_eval_epoch_iterator", "_jax_state"),
 )
 
@@ -513,28 +522,21 @@ def no_initializers(layer: keras.Layer) -> Iterator[None]:
 
     On large models the initializers are most of the time that building takes.
     """
-    parts = sublayers(layer)
-    before = [vars(part).get("add_weight") for part in parts]
-    for part in parts:
-        vars(part)["add_weight"] = functools.partial(_add_zeros, part.add_weight)
+    zeros = keras.initializers.Zeros()
+    replaced = [
+        (part, name, value)
+        for part in sublayers(layer)
+        if not is_users(type(part))  # which may compute with what it draws
+        for name, value in vars(part).items()
+        if isinstance(value, keras.Initializer)
+    ]
+    for part, name, _ in replaced:
+        vars(part)[name] = zeros  # not setattr: the layer need not notice
     try:
         yield
     finally:
-        for part, add_weight in zip(parts, before, strict=True):
-            if add_weight is None:
-                del vars(part)["add_weight"]
-            else:
-                vars(part)["add_weight"] = add_weight
-
-
-def _add_zeros(
-    add_weight: Callable[..., Any],
-    shape: Any = None,
-    initializer: Any = None,
-    *args: Any,
-    **kwargs: Any,
-) -> Any:
-    return add_weight(shape, "zeros", *args, **kwargs)
+        for part, name, value in replaced:
+            vars(part)[name] = value
 
 
 @contextlib.contextmanager

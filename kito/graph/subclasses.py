@@ -24,6 +24,7 @@ from kito.graph.keras_internals import (
     complete_config,
     has_its_weights,
     is_users,
+    patched_methods,
     shell,
     sublayers,
 )
@@ -90,6 +91,7 @@ def _is_identity(layer: keras.Layer, calls: Iterable[Arguments]) -> bool:
         or layer.activity_regularizer is not None
         or len(sublayers(layer)) > 1
         or _overridden(type(layer), keras.Layer) - ALLOWED - SAYS_THE_SHAPE
+        or patched_methods(layer)
     ):
         return False
     identity = keras.layers.Identity(dtype=layer.dtype_policy)

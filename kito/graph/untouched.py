@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import contextlib
 import functools
-import operator
 import threading
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
@@ -81,7 +80,7 @@ def untouched(layer: keras.Layer) -> Iterator[None]:
                 continue
             if not _was_built_by_the_call(own, now, type(part)):
                 for name in {*now, *own} - CHANGED_BY_ANY_CALL - SET_FIRST.get(part, set()):
-                    if now.get(name, before) is not own.get(name, before):
+                    if not _is_same(now.get(name, before), own.get(name, before)):
                         changed.append(f"{part.name}.{name}")
                         changes.append(Change(part, name, now.get(name)))
             now.clear()
@@ -92,7 +91,7 @@ def untouched(layer: keras.Layer) -> Iterator[None]:
         for holder, contents in losses:
             _put_back(holder, contents)
         for name, holder, contents in held:
-            if not _are_same_objects(_contents(holder), contents):
+            if not _is_as_it_was(holder, contents):
                 changed.append(name)
                 changes.clear()
                 _put_back(holder, contents)
@@ -121,6 +120,7 @@ def _forget(layer: keras.Layer, locked: bool, counts: dict[str, int]) -> None:
 # A container, or an object, that is held in an attribute, and what it holds in turn.
 Held = tuple[str, Any, Any]
 CONTAINERS: tuple[Any, ...] = (list, tuple, dict, set, deque)
+PLAIN = (bool, int, float, str, bytes)
 
 
 def _held(layer: keras.Layer) -> Iterator[Held]:
@@ -133,14 +133,17 @@ def _held(layer: keras.Layer) -> Iterator[Held]:
             continue
         seen.add(id(holder))
         contents = _contents(holder)
-        yield name, holder, contents
-        if not isinstance(contents, bytes):
+        if not isinstance(holder, tuple):
+            yield name, holder, contents
+        if not isinstance(holder, np.ndarray):
             waiting += [(name, each) for each in _objects(contents)]
 
 
 def _is_holder(value: Any) -> bool:
-    if isinstance(value, (*CONTAINERS, np.ndarray)):
+    if isinstance(value, CONTAINERS):
         return True
+    if type(value) is np.ndarray:
+        return not value.dtype.hasobject
     known = isinstance(value, (keras.Operation, keras.Variable, type))
     has_any = hasattr(value, "__dict__") or hasattr(value, "__slots__")
     return not known and is_users(type(value)) and has_any
@@ -148,7 +151,7 @@ def _is_holder(value: Any) -> bool:
 
 def _contents(holder: Any) -> Any:
     if isinstance(holder, np.ndarray):
-        return list(holder.flat) if holder.dtype == object else holder.tobytes()
+        return holder.copy()
     kind = next((each for each in CONTAINERS if isinstance(holder, each)), attributes)
     return kind(holder)
 
@@ -157,20 +160,33 @@ def _objects(contents: Any) -> list[Any]:
     return [*contents, *contents.values()] if isinstance(contents, dict) else [*contents]
 
 
+def _is_as_it_was(holder: Any, contents: Any) -> bool:
+    if isinstance(holder, np.ndarray):
+        with_nan = holder.dtype.kind in "fc"
+        return np.array_equal(holder, contents, equal_nan=with_nan)
+    return _are_same_objects(_contents(holder), contents)
+
+
 def _are_same_objects(one: Any, other: Any) -> bool:
-    if isinstance(one, bytes):
-        return bool(one == other)
     pair = _objects(one), _objects(other)
-    return len(pair[0]) == len(pair[1]) and all(map(operator.is_, *pair))
+    return len(pair[0]) == len(pair[1]) and all(map(_is_same, *pair))
+
+
+def _is_same(one: Any, other: Any) -> bool:
+    """Whether nobody can tell two values from each other."""
+    if one is other or type(one) is not type(other):
+        return one is other
+    if isinstance(one, tuple):
+        return len(one) == len(other) and all(map(_is_same, one, other))
+    return isinstance(one, PLAIN) and bool(one == other)
 
 
 def _put_back(holder: Any, contents: Any) -> None:
     if isinstance(holder, list):
         holder[:] = contents
     elif isinstance(holder, np.ndarray):
-        known = isinstance(contents, bytes)
-        for place, value in enumerate(np.frombuffer(contents, holder.dtype) if known else contents):
-            holder.flat[place] = value
+        holder.resize(contents.shape, refcheck=False)
+        holder[...] = contents
     elif isinstance(holder, CONTAINERS):
         holder.clear()
         holder.extend(contents) if isinstance(holder, deque) else holder.update(contents)

@@ -74,7 +74,7 @@ def _is_of_keras(cls: type) -> bool:
 
 def _attributes(layer: keras.Layer) -> list[Any]:
     """The values of attributes in which something may stand that Keras does not know of."""
-    common = common_attributes(isinstance(layer, keras.Model))
+    common = common_attributes(layer)
     return [
         value
         for name, value in vars(layer).items()

@@ -587,6 +587,8 @@ class StateBlock(Block):
                 self.array[1] += 1
             case "tuple":
                 self.inside[0].append(1)
+            case "size":
+                self.array.resize(len(self.array) + 1, refcheck=False)
         return super().call(x)
 
     def state(self):
@@ -594,7 +596,7 @@ class StateBlock(Block):
         return [list(each) for each in held]
 
 
-@pytest.mark.parametrize("kind", ["slots", "deque", "array", "tuple"])
+@pytest.mark.parametrize("kind", ["slots", "deque", "array", "size", "tuple"])
 def test_declines_a_state_and_leaves_it_as_it_is(kind):
     block = StateBlock(kind, name="block")
     model = around(block)
@@ -604,6 +606,24 @@ def test_declines_a_state_and_leaves_it_as_it_is(kind):
     assert not report.applied
     assert [*map(len, block.state())] == [*map(len, before)]
     assert block.array[1] == before[2][1]
+
+
+class EqualBlock(Block):
+    """Each call leaves what the last one left."""
+
+    def __init__(self, **options):
+        super().__init__(**options)
+        self.held = {}
+
+    def call(self, x):
+        self.held["last"] = (*x.shape[1:], 0.5)
+        return super().call(x)
+
+
+def test_a_state_that_is_always_equal_is_none():
+    model = around(EqualBlock(name="block"))
+    model(np.zeros((1, *SHAPE), "float32"))
+    check_rewrites(model, FOLDS, times=1)
 
 
 class LoopBlock(Block):
