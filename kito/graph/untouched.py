@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import operator
 import threading
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
@@ -169,7 +170,9 @@ def _is_as_it_was(holder: Any, contents: Any) -> bool:
 
 def _are_same_objects(one: Any, other: Any) -> bool:
     pair = _objects(one), _objects(other)
-    return len(pair[0]) == len(pair[1]) and all(map(_is_same, *pair))
+    if len(pair[0]) != len(pair[1]):
+        return False
+    return all(map(operator.is_, *pair)) or all(map(_is_same, *pair))
 
 
 def _is_same(one: Any, other: Any) -> bool:
