@@ -62,10 +62,7 @@ QUANTIZATION = ("quantization_config", "inputs_quantizer")
 # Entries of a configuration that are compared, or copied, by themselves.
 COPIED = ("dtype", *QUANTIZATION)
 # What a layer may be made with, and its configuration names.
-OBJECTS = (
-    *(keras.Initializer, keras.Regularizer, keras.constraints.Constraint),
-    Function,
-)
+OBJECTS = keras.Initializer, keras.Regularizer, keras.constraints.Constraint, Function
 # Layers of Keras' own around a layer that they are given.
 WRAPPERS = (keras.layers.TimeDistributed, keras.layers.SpectralNormalization)
 # What a `compile` of a class' own leaves in attributes: it is called again.
@@ -212,7 +209,8 @@ def copy_structures(layers: Sequence[keras.Layer]) -> list[keras.Layer]:
     except Exception:
         # Classes that nobody registered: those inside the layers are known all the same.
         parts = [part for layer in layers for part in sublayers(layer)]
-        kinds = [type(each) for part in parts for each in (part, *made_with(part))]
+        objects = (each for part in parts for each in (part, *made_with(part)))
+        kinds = [type(each) for each in objects if not isinstance(each, Function)]
         with keras.saving.custom_object_scope({kind.__name__: kind for kind in kinds}):
             return _of_configurations(layers)
 

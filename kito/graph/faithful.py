@@ -14,9 +14,7 @@ import numpy as np
 
 from kito.distance import apart, magnitude
 from kito.graph.ir import Calls, Graph, Node, Ref, Tensor, Trace
-from kito.graph.keras_internals import (
-    takes_training,
-)
+from kito.graph.keras_internals import takes_training
 from kito.graph.layer import Layer, to_numpy
 from kito.graph.record import UntraceableError, only_untraceable, with_sizes
 from kito.graph.tensorflow_functions import uncompiled

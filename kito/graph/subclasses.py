@@ -94,7 +94,7 @@ def _is_identity(layer: keras.Layer, calls: Iterable[Arguments]) -> bool:
         or patched_methods(layer)
     ):
         return False
-    identity = keras.layers.Identity(dtype=layer.dtype_policy)
+    identity = keras.layers.Identity(name=layer.name, dtype=layer.dtype_policy)
     identity.autocast = layer.autocast
     with contextlib.suppress(Exception):  # it does not take what stands for data
         return _calls_do_the_same(layer, identity, calls)

@@ -18,12 +18,7 @@ from weakref import WeakKeyDictionary
 import keras
 import numpy as np
 
-from kito.graph.keras_internals import (
-    in_stateless_scope,
-    is_users,
-    own_attributes,
-    sublayers,
-)
+from kito.graph.keras_internals import in_stateless_scope, is_users, own_attributes, sublayers
 from kito.graph.untracked import attributes
 
 # The first call of a layer sets these, also of one that has no weights to build.
@@ -188,7 +183,8 @@ def _put_back(holder: Any, contents: Any) -> None:
     if isinstance(holder, list):
         holder[:] = contents
     elif isinstance(holder, np.ndarray):
-        holder.resize(contents.shape, refcheck=False)
+        if holder.shape != contents.shape:
+            holder.resize(contents.shape, refcheck=False)
         holder[...] = contents
     elif isinstance(holder, CONTAINERS):
         holder.clear()
