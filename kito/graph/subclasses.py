@@ -24,7 +24,6 @@ from kito.graph.keras_internals import (
     complete_config,
     has_its_weights,
     is_users,
-    patched_methods,
     shell,
     sublayers,
 )
@@ -83,19 +82,14 @@ def _overridden(cls: type[keras.Layer], base: type[keras.Layer]) -> set[str]:
 
 def _is_identity(layer: keras.Layer, calls: Iterable[Arguments]) -> bool:
     """Whether a layer that is called in all these ways acts in training only."""
-    training = inspect.signature(layer.call).parameters.get("training")
     if (
-        training is None
-        or training.default is True
+        "training" not in inspect.signature(layer.call).parameters
         or layer.weights
-        or layer.activity_regularizer is not None
         or len(sublayers(layer)) > 1
         or _overridden(type(layer), keras.Layer) - ALLOWED - SAYS_THE_SHAPE
-        or patched_methods(layer)
     ):
         return False
     identity = keras.layers.Identity(name=layer.name, dtype=layer.dtype_policy)
-    identity.autocast = layer.autocast
     with contextlib.suppress(Exception):  # it does not take what stands for data
         return _calls_do_the_same(layer, identity, calls)
     return False

@@ -332,6 +332,13 @@ class Scales(DropPath):
         return x * self.scale
 
 
+class Learns(Scales):
+    """Has a weight that it needs in training only."""
+
+    def call(self, x, training=None):
+        return x * self.scale if training else x
+
+
 class Returns(DropPath):
     """Says nothing of training."""
 
@@ -339,7 +346,9 @@ class Returns(DropPath):
         return x
 
 
-@pytest.mark.parametrize("cls", [DropAlways, DropSmall, Masks, Counts, Penalizes, Scales, Returns])
+@pytest.mark.parametrize(
+    "cls", [DropAlways, DropSmall, Masks, Counts, Penalizes, Scales, Learns, Returns]
+)
 def test_what_may_act_at_inference_stays(cls):
     model = randomize(beside(cls(), (None, None, 3)))
     fast = kito.optimize(model, ["conv_batchnorm", "identities"])
