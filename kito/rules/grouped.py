@@ -86,17 +86,17 @@ def grouped_blocks(conv: Node) -> Call:
     """Run a convolution of many narrow groups as a few plain convolutions."""
     if conv.layer.cls in DEPTHWISE and not _obstacle(conv):
         raise Decline(f"{conv.name} can be depthwise")
+    if conv.data_format == "channels_first":  # of which Keras compiles only what has groups
+        raise Decline(
+            f"{conv.name} is channels_first, and TensorFlow may not run it without groups"
+        )
     together = _groups_together(conv.groups, conv.kernel.shape[-2])
     axis = channel_axis(conv)
     blocks = conv.groups // together
-    if blocks > 1:
-        if conv.activation not in ELEMENTWISE:
-            raise Decline(
-                f"{conv.name} applies its activation ({conv.activation}) to all filters together"
-            )
-        if conv.use_bias:
-            for filters in (None, conv.bias.size // blocks):
-                check_bias(conv, axis, filters)
+    if blocks > 1 and conv.activation not in ELEMENTWISE:
+        raise Decline(
+            f"{conv.name} applies its activation ({conv.activation}) to all filters together"
+        )
     kernels = np.split(conv.kernel, blocks, axis=-1)
     biases = np.split(conv.bias, blocks) if conv.use_bias else [None] * blocks
     parts = []
