@@ -77,13 +77,12 @@ def unfaithful(
         source = nested.source if nested.trace is None else nested.trace.source
         if type(source) in CONTAINERS:
             continue
-        if savable:
-            parts = [part.source for part in _unloadable(nested, opened, is_copied, loads)]
-            if parts and loads(source):
-                unloadable[source] = _unloadable_error(source, parts[0])
-                if all(is_users(type(part)) and part not in known for part in parts):
-                    plain.update(parts)
-                continue
+        parts = _harder_to_load(source, nested, opened, is_copied, loads) if savable else []
+        if parts:
+            unloadable[source] = _unloadable_error(source, parts[0])
+            if all(is_users(type(part)) and part not in known for part in parts):
+                plain.update(parts)
+            continue
         try:
             if nested.trace is not None:
                 _check_sizes(nested, outputs)
@@ -114,9 +113,8 @@ def check_copied(graph: Graph) -> Iterator[Graph]:
     assert graph.trace is not None
     _check_sizes(graph, {})
     source = graph.trace.source
-    part = next(_unloadable(graph, is_run, _is_copied, can_load), None)
-    if part is not None and can_load(source):
-        raise _unloadable_error(source, part.source)
+    if parts := _harder_to_load(source, graph, is_run, _is_copied, can_load):
+        raise _unloadable_error(source, parts[0])
     return _check(graph, is_run)
 
 
@@ -165,12 +163,25 @@ def _check(graph: Graph, opened: Opened) -> Iterator[Graph]:
 
 
 def _unloadable_error(source: keras.Layer, part: keras.Layer) -> UntraceableError:
-    """What a composite or a model holds must not be harder to save and load than itself."""
     return UntraceableError(
         f"Keras can load the {type(source).__name__}, but not the {type(part).__name__} inside "
         "it on its own: is that registered, with a complete `get_config`? If the result is not "
         "saved, `savable=False` optimizes it all the same"
     )
+
+
+def _harder_to_load(
+    source: keras.Layer,
+    graph: Graph,
+    opened: Opened,
+    is_copied: Callable[[Layer], bool],
+    loads: Callable[[keras.Operation], bool],
+) -> list[keras.Layer]:
+    """The layers inside a composite or a model that Keras can't load on their own, though it can
+    load that: what would take its place must not be harder to save and load.
+    """
+    parts = [part.source for part in _unloadable(graph, opened, is_copied, loads)]
+    return parts if parts and loads(source) else []
 
 
 def _unloadable(
