@@ -619,21 +619,36 @@ class Slotted:
         self.factor = factor
 
 
+class SlottedPrivately:
+    __slots__ = ("__factor",)
+
+    def __init__(self, factor):
+        self.__factor = factor
+
+    @property
+    def factor(self):
+        return self.__factor
+
+
 @keras.saving.register_keras_serializable("test_copies")
 class Hidden(layers.Layer):
     """Its configuration lacks what an object with a slot has."""
 
-    def __init__(self, **options):
+    def __init__(self, kind="Slotted", **options):
         super().__init__(**options)
-        self.held = Slotted(1.0)
+        self.kind, self.held = kind, globals()[kind](1.0)
+
+    def get_config(self):
+        return {**super().get_config(), "kind": self.kind}
 
     def call(self, x):
         return x * self.held.factor
 
 
-def test_values_in_slots_that_a_configuration_forgets_are_not_lost():
-    hidden, inputs = Hidden(), keras.Input((4,))
-    hidden.held = Slotted(3.0)
+@pytest.mark.parametrize("kind", [Slotted, SlottedPrivately])
+def test_values_in_slots_that_a_configuration_forgets_are_not_lost(kind):
+    hidden, inputs = Hidden(kind.__name__), keras.Input((4,))
+    hidden.held = kind(3.0)
     model = randomize(keras.Model(inputs, Dense(2)(hidden(inputs))))
     report = kito.Report()
     fast = kito.optimize(model, FOLDS, report=report)

@@ -417,7 +417,7 @@ def patched_methods(operation: keras.Operation) -> list[str]:
 
 
 # Who wrote what these packages hold is not the user.
-LIBRARIES = ("keras", "tensorflow", "jax", "torch", "numpy", "builtins")
+LIBRARIES = ("keras", "tensorflow", "jax", "jaxlib", "torch", "numpy", "builtins")
 
 
 def is_users(what: Any) -> bool:

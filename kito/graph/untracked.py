@@ -12,7 +12,14 @@ import weakref
 from collections import deque
 from collections.abc import Iterator
 from functools import partial
-from types import CellType, FunctionType, MappingProxyType, MethodType, ModuleType
+from types import (
+    CellType,
+    FunctionType,
+    MappingProxyType,
+    MemberDescriptorType,
+    MethodType,
+    ModuleType,
+)
 from typing import Any
 
 import keras
@@ -119,8 +126,15 @@ def made_of(function: Any) -> tuple[Any, ...]:
 
 
 def attributes(value: Any) -> dict[str, Any]:
-    """The attributes of an object, also those that have a slot in its class."""
-    slots = (vars(cls).get("__slots__", ()) for cls in type(value).__mro__)
-    names = [name for each in slots for name in ([each] if isinstance(each, str) else each)]
-    found = {name: getattr(value, name) for name in names if hasattr(value, name)}
+    """The attributes of an object, also those that have a slot in its class: private ones by the
+    name that Python gives them.
+    """
+    slots = [
+        name
+        for cls in type(value).__mro__
+        if "__slots__" in vars(cls)  # which `__dict__` and `__weakref__` may stand in too
+        for name, slot in vars(cls).items()
+        if isinstance(slot, MemberDescriptorType)
+    ]
+    found = {name: getattr(value, name) for name in slots if hasattr(value, name)}
     return found | getattr(value, "__dict__", {})

@@ -563,10 +563,23 @@ class HoldingBlock(Block):
 
 
 class Slotted:
-    __slots__ = ("calls",)
+    __slots__ = ("__weakref__", "calls")
 
     def __init__(self):
         self.calls = []
+
+
+class PrivatelySlotted:
+    __slots__ = ("__calls",)
+
+    def __init__(self):
+        self.__calls = []
+
+    def add(self):
+        self.__calls = [*self.__calls, 1]
+
+    def __iter__(self):
+        return iter(self.__calls)
 
 
 class StateBlock(Block):
@@ -575,12 +588,14 @@ class StateBlock(Block):
     def __init__(self, kind="slots", **options):
         super().__init__(**options)
         self.kind, self.slots, self.recent = kind, Slotted(), deque(maxlen=2)
-        self.array, self.inside = np.zeros(2), ([],)
+        self.array, self.inside, self.private = np.zeros(2), ([],), PrivatelySlotted()
 
     def call(self, x):
         match self.kind:
             case "slots":
                 self.slots.calls = [*self.slots.calls, 1]
+            case "private slots":
+                self.private.add()
             case "deque":
                 self.recent.append(x)
             case "array":
@@ -592,11 +607,11 @@ class StateBlock(Block):
         return super().call(x)
 
     def state(self):
-        held = self.slots.calls, self.recent, self.array, self.inside
+        held = self.slots.calls, self.recent, self.array, self.inside, self.private
         return [list(each) for each in held]
 
 
-@pytest.mark.parametrize("kind", ["slots", "deque", "array", "size", "tuple"])
+@pytest.mark.parametrize("kind", ["slots", "private slots", "deque", "array", "size", "tuple"])
 def test_declines_a_state_and_leaves_it_as_it_is(kind):
     block = StateBlock(kind, name="block")
     model = around(block)
