@@ -6,6 +6,7 @@
 applications  every network of `keras.applications`, with random weights, at the smallest size.
 hub           backbones and tasks of keras-hub, from small configurations like those that its own
               tests use.
+blocks        networks of layers of their own, as people write them (blocks.py).
 
 For each: are the answers the same, does a second `kito.optimize` find nothing more to do, does the
 result load and compute the same in a process without kito? How many normalizations are left and
@@ -13,8 +14,8 @@ why, and how long does the conversion take next to Keras' own copy of the model?
 differ by more than `TOLERANCE` are compared twice more: in float64, where a network that amplifies
 rounding agrees and a mistake does not; and without oneDNN, whose fused kernels are not all right.
 
-Networks of `keras.applications` have a process each, for their memory; those of keras-hub, which
-are small, have one in common. The figures go to benchmarks/results, one row a network:
+Networks of `keras.applications` have a process each, for their memory; the others, which are small,
+have one in common for each package. The figures go to benchmarks/results, one row a network:
 `zoo.csv`, and as a table `zoo.md`. A run skips the networks that have a row; `--only` and `--retry`
 run them again.
 """
@@ -772,9 +773,20 @@ HUB: dict[str, Network] = {
         "BertTextClassifier", backbone=_models("BertBackbone", **_TEXT), num_classes=3
     ),
 }
+BLOCKS = {
+    "residual": Network("blocks.residual"),
+    "residual, 224 x 224": Network("blocks.residual", {"size": 224}),
+    "residual, any size": Network("blocks.residual", {"size": None}),
+    "residual, a class": Network("blocks.subclassed"),
+    "inverted residual": Network("blocks.of_one_kind", {"kind": "InvertedResidual"}),
+    "ConvNeXt": Network("blocks.of_one_kind", {"kind": "ConvNeXtBlock"}),
+    "branches": Network("blocks.of_one_kind", {"kind": "Branches"}),
+    "vision transformer": Network("blocks.vision_transformer"),
+}
 PACKAGES: dict[str, Callable[[], dict[str, Network]]] = {
     "applications": applications,
     "hub": lambda: HUB,
+    "blocks": lambda: BLOCKS,
 }
 
 
@@ -934,6 +946,8 @@ sys.modules["kito"] = None
 import keras, numpy
 if sys.argv[1] == "hub":
     import keras_hub
+elif sys.argv[1] == "blocks":
+    import blocks
 
 def load(folder):
     with open(folder + "/data.pickle", "rb") as file:
@@ -992,7 +1006,7 @@ def _loads(package: str, model: Any) -> str:
 
 @cache
 def _loader(package: str) -> Process:
-    return Process("-c", LOADER, package)
+    return Process("-c", LOADER, package, environment={"PYTHONPATH": str(Path(__file__).parent)})
 
 
 def _first_line(error: BaseException) -> str:
