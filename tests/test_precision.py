@@ -3,7 +3,7 @@
 import keras
 import numpy as np
 import pytest
-from keras.layers import BatchNormalization, Conv2D, Dense
+from keras.layers import BatchNormalization, Conv2D, Dense, Embedding
 
 import kito
 from kito.testing import check_declines, check_equivalent, check_rewrites, randomize
@@ -55,6 +55,25 @@ def test_declines_quantized_layers(mode):
     assert not report.applied
     assert f"is quantized ({mode})" in report.declined[0].reason
     data = np.random.default_rng(0).normal(size=(4, 16)).astype("float32")
+    assert np.array_equal(model.predict_on_batch(data), fast.predict_on_batch(data))
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")  # of layers that Keras can't quantize
+@pytest.mark.parametrize("config", [keras.quantizers.GPTQConfig, keras.quantizers.AWQConfig])
+def test_declines_layers_that_were_quantized_for_their_data(config):
+    inputs, embedding, dense = keras.Input((6,), dtype="int32"), Embedding(5, 8), Dense(8)
+    model = keras.Model(inputs, BatchNormalization()(dense(embedding(inputs))))
+    data = np.random.default_rng(0).integers(0, 5, (4, 6))
+    structure = {"pre_block_layers": [embedding], "sequential_blocks": [dense]}
+    settings = {"group_size": -1, "num_samples": 4, "sequence_length": 6}
+    quantization = config(
+        list(data[:, None]), lambda x: x, quantization_layer_structure=structure, **settings
+    )
+    randomize(model).quantize(quantization.mode, config=quantization)
+    report = kito.Report()
+    fast = kito.optimize(model, FOLDS, report=report)
+    assert not report.applied
+    assert f"is quantized ({quantization.mode})" in report.declined[0].reason
     assert np.array_equal(model.predict_on_batch(data), fast.predict_on_batch(data))
 
 

@@ -107,10 +107,10 @@ def _call(node: Node) -> str:
 def _check_layer(node: Node) -> None:
     source = node.layer.source
     for part in sublayers(source) if isinstance(source, keras.Layer) else ():
-        for method in patched_methods(part):
-            raise Decline(f"{part.name} has a `{method}` of its own, not that of its class")
         if mode := getattr(part, "quantization_mode", None):
             raise Decline(f"{part.name} is quantized ({mode})")
+        for method in patched_methods(part):
+            raise Decline(f"{part.name} has a `{method}` of its own, not that of its class")
         if not casts_as_its_class(part):
             raise Decline(f"{part.name} has autocast={part.autocast}, which no configuration has")
         if goes_by_names(part.dtype_policy):
