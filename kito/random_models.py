@@ -607,6 +607,10 @@ def _calls(model: keras.Model) -> list[int]:
     return [number_of_calls(operation) for operation in operations]
 
 
+def _policies(model: keras.Model) -> list[str]:
+    return [layer.dtype_policy.name for layer in sublayers(model)]
+
+
 def _lost_in_a_file(model: keras.Model, inputs: Any) -> Exception | None:
     """Why the model can't be saved and loaded, or None if it can."""
     expected = model.predict_on_batch(inputs)
@@ -618,6 +622,9 @@ def _lost_in_a_file(model: keras.Model, inputs: Any) -> Exception | None:
             actual = loaded.predict_on_batch(inputs)
         except Exception as error:
             return error
+    # Where it has others, equal outputs are luck.
+    if _policies(model) != _policies(loaded):
+        return AssertionError("the model has other dtype policies once it is loaded from a file")
     # The structure is not compared: Keras loads tuples as lists.
     for one, other in zip(keras.tree.flatten(expected), keras.tree.flatten(actual), strict=True):
         if one.dtype != other.dtype or not _are_equal(one, other):

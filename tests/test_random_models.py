@@ -4,7 +4,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from keras import layers
 
-from kito import optimize, random_models
+from kito import optimize, random_layers, random_models
 from kito.random_models import POLICIES, check, models
 from kito.samples import random_inputs
 from kito.testing import check_equivalent, randomize
@@ -156,3 +156,14 @@ def test_check_finds(monkeypatch, fault, message):
     with_fault(monkeypatch, fault)
     with pytest.raises(AssertionError, match=message):
         check(folded())
+
+
+def test_a_model_that_keras_loads_with_other_policies_is_lost_in_a_file():
+    """Its outputs may be equal by luck, and those of what is made of it are not."""
+    keras.config.set_dtype_policy("mixed_bfloat16")
+    model = keras.Sequential([keras.Input((1,)), random_layers.Bottleneck(1)])
+    keras.config.set_dtype_policy("float32")
+    for weight in model.weights:
+        weight.assign(keras.ops.zeros_like(weight))
+    error = random_models._lost_in_a_file(model, random_inputs(model))
+    assert "other dtype policies" in str(error)
