@@ -158,6 +158,7 @@ def test_check_finds(monkeypatch, fault, message):
         check(folded())
 
 
+@pytest.mark.filterwarnings("ignore:.*unbuilt state")
 def test_a_model_that_keras_loads_with_other_policies_is_lost_in_a_file():
     """Its outputs may be equal by luck, and those of what is made of it are not."""
     keras.config.set_dtype_policy("mixed_bfloat16")
