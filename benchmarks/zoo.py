@@ -947,6 +947,7 @@ import keras, numpy
 if sys.argv[1] == "hub":
     import keras_hub
 elif sys.argv[1] == "blocks":
+    sys.path.append(sys.argv[2])
     import blocks
 
 def load(folder):
@@ -1006,7 +1007,7 @@ def _loads(package: str, model: Any) -> str:
 
 @cache
 def _loader(package: str) -> Process:
-    return Process("-c", LOADER, package, environment={"PYTHONPATH": str(Path(__file__).parent)})
+    return Process("-c", LOADER, package, str(Path(__file__).parent))
 
 
 def _first_line(error: BaseException) -> str:
